@@ -1,0 +1,44 @@
+# `make` alone lists the targets. Everything runs in .venv, which is built from requirements.lock when it is missing.
+PROFILE ?= quick
+PYTHON ?= python3
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+.PHONY: help reproduce test lab report outputs lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+reproduce: .venv/ready ## run all notebooks in order and regenerate every figure: make reproduce PROFILE=quick
+	@$(BIN)/python -m cartoonlib.report $(PROFILE)
+
+test: .venv/ready ## unit tests, then the notebooks under nbval
+	@$(BIN)/python -m pytest tests
+	@results=$$(mktemp -d) && trap 'rm -rf "$$results"' EXIT && CARTOONLIB_RESULTS=$$results $(BIN)/python -m pytest \
+		--nbval-lax --nbval-current-env --nbval-cell-timeout=300 -x -p no:cacheprovider notebooks
+
+lab: .venv/ready ## open JupyterLab on the notebooks
+	@$(BIN)/jupyter lab --notebook-dir=notebooks
+
+report: .venv/ready ## join executed notebooks into results/PROFILE/report.html
+	@$(BIN)/python -c 'from cartoonlib.report import join; print(join("$(PROFILE)"))'
+
+outputs: .venv/ready ## renew the kept outputs of the notebooks' checked cells (after a change that should change them)
+	@results=$$(mktemp -d) && trap 'rm -rf "$$results"' EXIT && CARTOONLIB_RESULTS=$$results \
+		$(BIN)/jupyter nbconvert --to notebook --inplace --execute notebooks/[0-9]*.ipynb
+	@$(BIN)/nbstripout --keep-id notebooks/[0-9]*.ipynb
+
+lock: ## renew requirements.lock and environment.yml from pyproject.toml (needs uv)
+	uv pip compile pyproject.toml --universal --generate-hashes --no-header --no-emit-index-url \
+		--override overrides.txt -o requirements.lock
+	$(PYTHON) tests/test_environment.py > environment.yml
+
+clean: ## delete the results of PROFILE (prepared data and .venv stay)
+	rm -rf results/$(PROFILE)
+
+.venv/ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": set PYTHON=/path/to/a/newer/python3")'
+	@echo "building .venv from requirements.lock (once; some 3 GB of downloads)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@

@@ -1,0 +1,1 @@
+"""Facial cartoonization with a white-box GAN and facial landmarks: the library under the notebooks."""

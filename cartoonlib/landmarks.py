@@ -1,0 +1,287 @@
+"""Facial landmarks: find and align faces, and differentiable landmark networks on aligned faces.
+
+Coordinates are (x, y) with the origin at the image's upper left corner, so that the centre of the first pixel is at
+(0.5, 0.5) pixels. Five points: left eye, right eye, nose tip, left mouth corner, right mouth corner ("left" as seen in
+the image). 68 points: the order of iBUG 300-W.
+
+The networks take aligned faces only, so each looks at one fixed square of the image instead of running a detector:
+a detector is not differentiable and finds no face in some cartoons.
+"""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from .paths import WEIGHTS, InputError
+
+# Mean MTCNN points of 206 faces with the framing of FFHQ's thumbnails, made symmetrical and rounded. Units: image side.
+CANONICAL = np.array([[0.377, 0.472], [0.623, 0.472], [0.5, 0.617], [0.386, 0.724], [0.614, 0.724]], dtype=np.float32)
+FACE_WIDTH = 0.53  # mean width of MTCNN's box of the same faces, in the same units
+
+LARGEST_SIDE = 1024  # pixels; larger images are shrunk for detection
+SMALLEST_SIDE = 20  # pixels; MTCNN's smallest face
+
+# The same network as a state dict (face-alignment 1.5) and as a TorchScript archive (before); names end in their hash.
+FAN_FILES = ("2DFAN4-11f355bf06.pth.tar", "2DFAN4-cd938726ad.zip")
+FAN_URL = f"https://www.adrianbulat.com/downloads/python-fan/{FAN_FILES[0]}"
+
+
+@dataclass(frozen=True)
+class Face:
+    """One detected face: points (5, 2) and box (left, top, right, bottom) in pixels, probability in [0, 1]."""
+
+    points: np.ndarray
+    box: np.ndarray
+    probability: float
+
+
+@dataclass(frozen=True)
+class Square:
+    """A square of the aligned frame: its centre (x, y) and its side, in units of the image side."""
+
+    x: float
+    y: float
+    side: float
+
+    def crop(self, images: Tensor, size: int) -> Tensor:
+        """(B, C, H, W) -> float32 (B, C, size, size): this square, antialiased bilinear; outside, the border continues.
+
+        Two matrix products, unlike torch's own resizing, are deterministic on CUDA and take fractional squares.
+        """
+        rows = _interpolation_matrix(images.shape[2], self.y - self.side / 2, self.side, size)
+        columns = _interpolation_matrix(images.shape[3], self.x - self.side / 2, self.side, size)
+        return rows.to(images.device) @ images.float() @ columns.T.to(images.device)
+
+    def to_frame(self, points: Tensor) -> Tensor:
+        """Points (..., 2) from units of this square to units of the image side."""
+        return points * self.side + points.new_tensor([self.x - self.side / 2, self.y - self.side / 2])
+
+
+def _interpolation_matrix(length: int, start: float, extent: float, size: int) -> Tensor:
+    """(size, length) weights that resample [start, start + extent] of an axis (both in units of its length)."""
+    step = extent * length / size
+    centres = start * length + step * (torch.arange(size) + 0.5) - 0.5
+    distances = (torch.arange(length) - centres.clamp(0, length - 1)[:, None]).abs()
+    weights = (1 - distances / max(step, 1.0)).clamp(min=0)
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+# Close to the least distance to the hand-made points of the Face Research Lab London Set (102 faces), as a mean over
+# aligned faces, their centre crops 8/9 wide, and random crops of that size.
+ONET_SQUARE = Square(0.5, 0.56, 0.70)
+FACEAPI_SQUARE = Square(0.5, 0.66, 0.82)
+# What face-alignment crops around a detected box (raised by 0.12 of its height, side 200 / 195 of width + height),
+# for MTCNN's mean box of an aligned face: 0.53 wide, 0.72 high, centred at y = 0.546.
+FAN_SQUARE = Square(0.5, 0.46, 1.28)
+
+
+def detect_faces(images: list[np.ndarray]) -> list[list[Face]]:
+    """Find all faces with MTCNN (Zhang et al. 2016, facenet-pytorch's weights), largest first.
+
+    images: uint8 RGB arrays H x W x 3 of any size; one list of faces per image comes back, empty where there is none.
+    Loading the detector costs about as much as one small image: give it many images at once.
+    """
+    from facenet_pytorch import MTCNN
+
+    mtcnn = MTCNN(min_face_size=SMALLEST_SIDE, keep_all=True, device=torch.device("cpu"))
+    return [_detect(mtcnn, image) for image in images]
+
+
+def _detect(mtcnn, image: np.ndarray) -> list[Face]:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise InputError(f"Face detection takes RGB images, uint8 H x W x 3, not {image.dtype} {image.shape}.")
+    height, width = image.shape[:2]
+    scale = min(1.0, LARGEST_SIDE / max(height, width))
+    if min(height, width) * scale < SMALLEST_SIDE:
+        return []
+    if scale < 1:
+        shrunk = (round(width * scale), round(height * scale))
+        image = np.asarray(Image.fromarray(image).resize(shrunk, Image.Resampling.BILINEAR))
+    boxes, probabilities, points = mtcnn.detect(image, landmarks=True)
+    if boxes is None:
+        return []
+    ratio = np.array([width / image.shape[1], height / image.shape[0]])
+    boxes, points = boxes.astype(np.float64) * np.tile(ratio, 2), points.astype(np.float64) * ratio
+    return [Face(p, box, float(q)) for p, box, q in zip(points, boxes, probabilities, strict=True)]
+
+
+def align(image: np.ndarray, points: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Turn, scale and shift a face so that its points lie near CANONICAL (least squares over similarity transforms).
+
+    image: uint8 H x W x 3; points: (5, 2) in pixels. Returns the face, uint8 size x size x 3, its borders reflected,
+    antialiased, and its points (5, 2) float32 in units of the side. Raises InputError when the points coincide.
+    """
+    points = np.asarray(points, np.float64)
+    matrix, offset = _similarity(CANONICAL.astype(np.float64), points)  # aligned (units of the side) -> image (pixels)
+    corners = np.array([[0, 0], [1, 0], [0, 1], [1, 1]]) @ matrix.T + offset
+    first = np.floor(corners.min(axis=0)).astype(int) - 2
+    last = np.ceil(corners.max(axis=0)).astype(int) + 2
+    rows = _reflect(np.arange(first[1], last[1]), image.shape[0])
+    columns = _reflect(np.arange(first[0], last[0]), image.shape[1])
+    region = Image.fromarray(image[rows[:, None], columns])
+    shrink = math.hypot(*matrix[0]) / size  # source pixels per pixel of the result
+    samples = max(1, math.ceil(shrink - 0.05))  # a finer grid, averaged below, is the antialiasing
+    side = size * samples
+    coefficients = np.column_stack((matrix / side, offset - first)).ravel()
+    aligned = region.transform((side, side), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR)
+    return np.asarray(aligned.reduce(samples)), ((points - offset) @ np.linalg.inv(matrix).T).astype(np.float32)
+
+
+def _similarity(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Least-squares (matrix (2, 2), offset (2,)) without reflection: target ~ source @ matrix.T + offset."""
+    x, y = source - source.mean(axis=0), target - target.mean(axis=0)
+    real, imaginary = (x * y).sum(), (x[:, 0] * y[:, 1] - x[:, 1] * y[:, 0]).sum()
+    a, b = np.array([real, imaginary]) / (x**2).sum()
+    if not math.hypot(a, b) > 1e-3:  # also when a coordinate is not a number
+        raise InputError("The five landmarks of this face coincide or are not numbers: leave the image out.")
+    matrix = np.array([[a, -b], [b, a]])
+    return matrix, target.mean(axis=0) - matrix @ source.mean(axis=0)
+
+
+def _reflect(indices: np.ndarray, length: int) -> np.ndarray:
+    """Indices of any value, reflected at both borders (the border pixel repeats) into [0, length)."""
+    indices = indices % (2 * length)
+    return np.minimum(indices, 2 * length - 1 - indices)
+
+
+class _Frozen(nn.Module):
+    """A network that stays in evaluation mode also when a module that holds it is trained."""
+
+    def train(self, mode: bool = True):
+        return super().train(False)
+
+
+class ONetLandmarks(_Frozen):
+    """Five points by MTCNN's O-Net (Zhang et al. 2016), whose weights come with facenet-pytorch."""
+
+    def __init__(self):
+        super().__init__()
+        from facenet_pytorch.models.mtcnn import ONet
+
+        self.onet = ONet()
+        self.requires_grad_(False).eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Aligned faces (B, 3, H, W) in [-1, 1] -> points (B, 5, 2) in units of the image side."""
+        crops = ONET_SQUARE.crop(images, 48) * (127.5 / 128)  # O-Net was trained on (value - 127.5) / 128
+        points = self.onet(crops)[1]
+        return ONET_SQUARE.to_frame(torch.stack((points[:, :5], points[:, 5:]), dim=2))
+
+
+class FANLandmarks(_Frozen):
+    """68 points by the Face Alignment Network (Bulat and Tzimiropoulos 2017, four hourglasses, face-alignment's code).
+
+    Its weights come with no package: without them InputError says where to get them.
+    """
+
+    def __init__(self):
+        super().__init__()
+        from face_alignment.models import FAN
+
+        weights = _fan_weights()
+        self.fan = FAN(4)
+        self.fan.load_state_dict(weights)
+        self.requires_grad_(False).eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Aligned faces (B, 3, H, W) in [-1, 1] -> points (B, 68, 2) in units of the image side."""
+        heatmaps = self.fan((FAN_SQUARE.crop(images, 256) + 1) / 2)[-1]
+        return FAN_SQUARE.to_frame(soft_argmax(heatmaps))
+
+
+def _fan_weights() -> dict[str, Tensor]:
+    path = next((WEIGHTS / name for name in FAN_FILES if (WEIGHTS / name).is_file()), None)
+    if path is None:
+        raise InputError(f"FAN's weights are not there: download {FAN_URL} into {WEIGHTS}, or choose 'onet'.")
+    if not hashlib.sha256(path.read_bytes()).hexdigest().startswith(path.name.split("-")[1].split(".")[0]):
+        raise InputError(f"{path} is damaged (its SHA-256 is not the one in its name): download {FAN_URL} again.")
+    if path.suffix == ".zip":
+        return torch.jit.load(path, map_location="cpu").state_dict()
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def soft_argmax(heatmaps: Tensor, radius: int = 3) -> Tensor:
+    """Differentiable position of each map's peak: (B, K, h, w) -> (B, K, 2) as (x, y) in units of the map's sides.
+
+    The centre of mass of the positive values within `radius` pixels of the maximum. FAN's maps are Gaussians of one
+    pixel's deviation: over the whole map, a softmax would be drawn to the middle or fall onto the pixel grid.
+    """
+    height, width = heatmaps.shape[2:]
+    peak = heatmaps.flatten(2).argmax(dim=2, keepdim=True)
+    y, x = torch.arange(height, device=peak.device), torch.arange(width, device=peak.device)
+    near_y, near_x = (y - peak // width).abs() <= radius, (x - peak % width).abs() <= radius
+    weights = (heatmaps.clamp(min=0) + 1e-8) * near_y[..., :, None] * near_x[..., None, :]
+    weights = weights / weights.sum(dim=(2, 3), keepdim=True)
+    mean_x = (weights.sum(dim=2) * (x + 0.5)).sum(dim=2) / width
+    mean_y = (weights.sum(dim=3) * (y + 0.5)).sum(dim=2) / height
+    return torch.stack((mean_x, mean_y), dim=2)
+
+
+class FaceApiLandmarks(_Frozen):
+    """68 points by face-api.js's separable dense network (MIT licence): an independent detector for evaluation.
+
+    The weights are those of the npm package @vladmandic/face-api; data.npm_package fetches it when it is absent.
+    """
+
+    def __init__(self):
+        super().__init__()
+        from .data import npm_package
+
+        self.weights = nn.ParameterDict(faceapi_weights(npm_package("@vladmandic/face-api")))
+        self.requires_grad_(False).eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Aligned faces (B, 3, H, W) in [-1, 1] -> points (B, 68, 2) in units of the image side."""
+        mean = images.new_tensor([122.782, 117.001, 104.298])[:, None, None]  # RGB of the training images
+        x = (FACEAPI_SQUARE.crop(images, 112) + 1) / 2 - mean / 255
+        for block in range(4):
+            total = self._convolution(x, f"dense{block}/conv0", stride=2).relu()
+            x = total
+            for layer in (1, 2, 3):  # each layer sees the sum of all earlier ones
+                total = total + self._convolution(x, f"dense{block}/conv{layer}", stride=1)
+                x = total.relu()
+        x = F.avg_pool2d(x, 7).flatten(1) @ self.weights["fc/weights"] + self.weights["fc/bias"]
+        return FACEAPI_SQUARE.to_frame(x.unflatten(1, (68, 2)))
+
+    def _convolution(self, x: Tensor, name: str, stride: int) -> Tensor:
+        x = F.pad(x, (0, 1, 0, 1) if stride == 2 else (1, 1, 1, 1))  # TensorFlow's "same" for even sides
+        bias = self.weights[f"{name}/bias"]
+        if name == "dense0/conv0":
+            return F.conv2d(x, self.weights[f"{name}/filters"], bias, stride)
+        x = F.conv2d(x, self.weights[f"{name}/depthwise_filter"], stride=stride, groups=x.shape[1])
+        return F.conv2d(x, self.weights[f"{name}/pointwise_filter"], bias)
+
+
+def faceapi_weights(folder: Path) -> dict[str, Tensor]:
+    """Tensors of face-api's 68-point network from its unpacked npm package, by their names there, in torch's layout."""
+    stem = folder / "model" / "face_landmark_68_model"
+    manifest = json.loads(Path(f"{stem}-weights_manifest.json").read_text())
+    content = np.frombuffer(Path(f"{stem}.bin").read_bytes(), np.uint8)
+    tensors, start = {}, 0
+    for entry in manifest[0]["weights"]:  # 8-bit codes, one tensor after the other
+        name, shape, code = entry["name"], entry["shape"], entry["quantization"]
+        stop = start + math.prod(shape)
+        values = content[start:stop] * np.float32(code["scale"]) + np.float32(code["min"])
+        tensor, start = torch.from_numpy(values.reshape(shape)), stop
+        if name.endswith("depthwise_filter"):  # height, width, channels, 1
+            tensor = tensor.permute(2, 3, 0, 1)
+        elif name.endswith("filters") or name.endswith("pointwise_filter"):  # height, width, inputs, outputs
+            tensor = tensor.permute(3, 2, 0, 1)
+        tensors[name] = tensor.contiguous()
+    return tensors
+
+
+def landmark_network(name: str) -> nn.Module:
+    """The frozen landmark network of this name: "onet" (5 points), "fan" or "faceapi68" (68 points)."""
+    networks = {"onet": ONetLandmarks, "fan": FANLandmarks, "faceapi68": FaceApiLandmarks}
+    if name not in networks:
+        raise InputError(f"There is no landmark network '{name}': choose one of {', '.join(networks)}.")
+    return networks[name]()

@@ -1,0 +1,127 @@
+"""The networks that are trained: one generator and two discriminators.
+
+Notation of the figures: k3n64s2 is a 3x3 convolution with 64 output channels and stride 2.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from .representations import guided_filter
+
+
+def _convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, slope: float = 0.2) -> nn.Conv2d:
+    """A convolution that keeps the variance through a LeakyReLU (He et al. 2015): there is no normalisation to do it."""
+    layer = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2)
+    nn.init.kaiming_normal_(layer.weight, a=slope)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(LeakyReLU(conv(x))), both k3 with the same number of channels."""
+
+    def __init__(self, channels: int, slope: float):
+        super().__init__()
+        self.conv1 = _convolution(channels, channels, slope=slope)
+        self.conv2 = _convolution(channels, channels, slope=slope)
+        nn.init.normal_(self.conv2.weight, std=1e-3)  # four blocks start near the identity and do not add up
+        self.slope = slope
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.leaky_relu(self.conv1(x), self.slope))
+
+
+class Generator(nn.Module):
+    """Photo to cartoon: a U-Net with two scales, 4 residual blocks and additive skips (White-box, section 3 and appendix).
+
+    `forward` returns the cartoon, `guided_filter(photo, unfiltered(photo), radius=1)`; images are (B, 3, H, W) RGB in
+    [-1, 1] of any height and width. The output is linear, as in White-box, so it can leave [-1, 1] slightly; only a
+    conversion to bytes clips it. There is no instance normalisation (the seed's figure has it): its statistics run
+    over the whole image, so that a tile or another size would change the colours.
+
+    Args:
+        slope: negative slope of the LeakyReLUs. White-box 0.2, seed 0.01.
+        tanh: end in a tanh as the seed does.
+        skips: False rebuilds the seed's defect: the skips and the second convolutions of both up-sampling blocks
+            exist, but nothing flows through them, so 46,176 parameters are dead.
+        filter_eps: eps of the guided filter on [-1, 1] images. White-box 1e-2, seed 1e-1.
+    """
+
+    MULTIPLE = 4  # two halvings
+
+    def __init__(self, slope: float = 0.2, tanh: bool = False, skips: bool = True, filter_eps: float = 1e-2):
+        super().__init__()
+        self.slope, self.tanh, self.skips, self.filter_eps = slope, tanh, skips, filter_eps
+        self.head = _convolution(3, 32, kernel=7, slope=slope)  # (B, 32, H, W)
+        self.down1 = nn.ModuleList([_convolution(32, 32, stride=2, slope=slope), _convolution(32, 64, slope=slope)])
+        self.down2 = nn.ModuleList([_convolution(64, 64, stride=2, slope=slope), _convolution(64, 128, slope=slope)])
+        self.blocks = nn.Sequential(*(ResidualBlock(128, slope) for _ in range(4)))  # (B, 128, H/4, W/4)
+        self.up1 = nn.ModuleList([_convolution(128, 64, slope=slope), _convolution(64, 64, slope=slope)])
+        self.up2 = nn.ModuleList([_convolution(64, 32, slope=slope), _convolution(32, 32, slope=slope)])
+        self.tail = _convolution(32, 3, kernel=7, slope=1.0)
+        nn.init.normal_(self.tail.weight, std=1e-2)
+
+    def settings(self) -> dict:
+        """The arguments that build this architecture."""
+        return {"slope": self.slope, "tanh": self.tanh, "skips": self.skips, "filter_eps": self.filter_eps}
+
+    def _act(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(x, self.slope)
+
+    def _up(self, convolutions: nn.ModuleList, x: Tensor, skip: Tensor) -> Tensor:
+        x = self._act(convolutions[0](x))
+        x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+        return self._act(convolutions[1](x + skip)) if self.skips else x
+
+    def unfiltered(self, photo: Tensor) -> Tensor:
+        """The U-Net alone, before the guided filter: (B, 3, H, W) -> (B, 3, H, W)."""
+        height, width = photo.shape[-2:]
+        padding = (0, -width % self.MULTIPLE, 0, -height % self.MULTIPLE)
+        x = F.pad(photo, padding, mode="replicate") if any(padding) else photo
+        full = self._act(self.head(x))  # (B, 32, H, W)
+        half = self._act(self.down1[1](self._act(self.down1[0](full))))  # (B, 64, H/2, W/2)
+        quarter = self._act(self.down2[1](self._act(self.down2[0](half))))  # (B, 128, H/4, W/4)
+        x = self._up(self.up1, self.blocks(quarter), half)
+        x = self._up(self.up2, x, full)
+        x = self.tail(x)[..., :height, :width]
+        return torch.tanh(x) if self.tanh else x
+
+    def forward(self, photo: Tensor) -> Tensor:
+        return guided_filter(photo, self.unfiltered(photo), radius=1, eps=self.filter_eps)
+
+
+class PatchDiscriminator(nn.Module):
+    """Cartoon or generated, patch by patch: spectrally normalised convolutions (White-box, appendix).
+
+    (B, C, H, W) in [-1, 1] -> (B, 1, H/8, W/8) scores for the least-squares loss, hence no sigmoid. No instance
+    normalisation either (the seed's figure has it): it would hide the very colours that the surface branch judges.
+
+    Args:
+        channels: 3 for the surface representation, 1 for the texture representation.
+        sigmoid: end in a sigmoid as the seed does; under least squares its gradient vanishes at both ends.
+    """
+
+    def __init__(self, channels: int, slope: float = 0.2, sigmoid: bool = False):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for inputs, outputs in ((channels, 32), (32, 64), (64, 128)):
+            for stride in (2, 1):
+                layers += [
+                    spectral_norm(_convolution(inputs, outputs, stride=stride, slope=slope)),
+                    nn.LeakyReLU(slope),
+                ]
+                inputs = outputs
+        layers.append(spectral_norm(_convolution(128, 1, kernel=1, slope=1.0)))
+        if sigmoid:
+            layers.append(nn.Sigmoid())
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)

@@ -1,0 +1,212 @@
+"""Profiles: every setting of a run in one flat, typed, immutable object, read from a YAML file with the differences.
+
+`python -m cartoonlib.profiles NAME` prints a profile in full.
+"""
+
+import dataclasses
+import hashlib
+import json
+import sys
+import types
+import typing
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import yaml
+
+from . import paths
+
+LOSSES = ("content", "color", "structure", "surface", "texture", "total_variation", "landmark")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """The settings of a run. The defaults are the protocol of the original report with our losses and repairs."""
+
+    name: str
+
+    # data: names of data/sources.yaml, or paths of your own folders
+    faces: tuple[str, ...] = ("ffhq_thumbnails128",)
+    styles: tuple[str, ...] = ("hayao", "paprika", "shinkai", "summerwar")  # one generator is trained for each
+    size: int = 128  # px, side of the training images
+    face_limit: int = 5000  # images taken at most from each face set
+    cartoon_limit: int = 2000  # and from each style
+    test_fraction: float = 0.1  # held out, by content hash
+
+    # frozen networks
+    perceptual: str = "vgg19"  # vgg19 | efficientnet_lite0
+    landmarks: str = "onet"  # onet: 5 points | fan: 68 heatmaps
+
+    # protocol
+    seed: int = 0
+    batch: int = 16
+    pretrain_steps: int = 50_000
+    train_steps: int = 30_000
+    ablation_steps: int = 30_000  # of every row of the ablation table, the full method among them
+    generator_rate: float = 2.0e-4  # Adam, betas (0.5, 0.99)
+    discriminator_rate: float = 2.0e-4
+    ema: float = 0.999  # decay of the averaged generator, the one that is shown and measured
+    precision: str = "auto"  # bf16 | fp32 | auto: bf16 where the hardware multiplies it
+    log_every: int = 50
+    checkpoint_every: int = 1000
+
+    # loss weights, scale-free (see losses.py)
+    content: float = 1.0
+    color: float = 10.0  # holds colour; belongs to the content loss
+    structure: float = 1.0
+    surface: float = 0.5
+    texture: float = 0.5
+    total_variation: float = 0.5
+    landmark: float = 5.0
+
+    # representations
+    superpixels: str = "slic"  # slic | felzenszwalb
+    segments: int = 200
+    adaptive: bool = True  # mean or median per segment, by its deviation
+    brighten: float = 1.0
+    surface_eps: float = 0.2
+
+    # the seed's defects 2 to 7, each one repaired here
+    skips: bool = True  # False: the U-Net's skips and second convolutions are dead
+    color_shift: str = "batch"  # pixel: colour-shift weights drawn for every pixel
+    sigmoid: bool = False  # True: a sigmoid under the least-squares loss
+    tanh: bool = False  # True: tanh on the generator's output
+    slope: float = 0.2  # of LeakyReLU; the seed's is 0.01
+    output_eps: float = 1.0e-2  # of the guided filter on the output; the seed's is 0.1
+
+    def __post_init__(self) -> None:
+        _check(self.perceptual in ("vgg19", "efficientnet_lite0"), "perceptual", "vgg19 or efficientnet_lite0")
+        _check(self.landmarks in ("onet", "fan"), "landmarks", "onet or fan")
+        _check(self.precision in ("auto", "bf16", "fp32"), "precision", "auto, bf16 or fp32")
+        _check(self.superpixels in ("slic", "felzenszwalb"), "superpixels", "slic or felzenszwalb")
+        _check(self.color_shift in ("batch", "pixel"), "color_shift", "batch or pixel")
+        _check(self.size >= 32, "size", "32 or more")
+        _check(bool(self.faces) and bool(self.styles), "faces and styles", "a list with one name or more")
+        _check(0 < self.test_fraction < 1, "test_fraction", "between 0 and 1")
+        _check(0 <= self.ema < 1, "ema", "from 0 to below 1")
+        for key in ("batch", "train_steps", "ablation_steps", "log_every", "checkpoint_every", "segments"):
+            _check(getattr(self, key) >= 1, key, "1 or more")
+        for key in LOSSES + ("pretrain_steps",):
+            _check(getattr(self, key) >= 0, key, "0 or more")
+        for key in ("generator_rate", "discriminator_rate", "slope", "output_eps", "surface_eps", "brighten"):
+            _check(getattr(self, key) > 0, key, "more than 0")
+
+    def replace(self, **changes: object) -> "Profile":
+        """A copy with some settings changed; unknown keys and wrong types are InputErrors."""
+        return from_dict(dataclasses.asdict(self) | changes)
+
+    def key(self, ignore: tuple[str, ...] = (), *data: str) -> str:
+        """Short hash of all settings but the name and those ignored, and of the data's hashes: it names run folders."""
+        settings = {k: v for k, v in dataclasses.asdict(self).items() if k != "name" and k not in ignore}
+        return hashlib.sha256(json.dumps([settings, *data], sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _check(good: bool, key: str, wanted: str) -> None:
+    if not good:
+        raise paths.InputError(f"The setting `{key}` must be {wanted}.")
+
+
+def _typed(key: str, value: object, kind: object) -> object:
+    """The value as the type of its field; only int -> float and list -> tuple are converted."""
+    if isinstance(kind, types.GenericAlias) and typing.get_origin(kind) is tuple:
+        if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+    elif kind is float and type(value) in (int, float):
+        return float(value)
+    elif type(value) is kind:
+        return value
+    wanted = "a list of names" if typing.get_origin(kind) is tuple else f"of type {kind.__name__}"
+    hint = " (YAML reads 2e-4 as text: write 2.0e-4)" if kind is float and isinstance(value, str) else ""
+    raise paths.InputError(f"The setting `{key}` must be {wanted}, not {value!r}{hint}.")
+
+
+def from_dict(settings: dict) -> Profile:
+    """A Profile out of plain values; every key must be a field and every value of its type."""
+    fields = {field.name: field.type for field in dataclasses.fields(Profile)}
+    for key in settings:
+        if key not in fields:
+            near = get_close_matches(str(key), fields, n=1)
+            hint = f" Did you mean `{near[0]}`?" if near else f" Known settings: {', '.join(fields)}."
+            raise paths.InputError(f"Unknown setting `{key}`.{hint}")
+    return Profile(**{key: _typed(key, value, fields[key]) for key, value in settings.items()})
+
+
+def _read_yaml(path: "paths.Path") -> dict:
+    try:
+        content = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise paths.InputError(f"{path} is not valid YAML: {str(error).splitlines()[0]}.") from None
+    if not isinstance(content, dict):
+        raise paths.InputError(f"{path} must hold lines of the form `key: value`.")
+    return content
+
+
+def load(name: str, overrides: dict | None = None) -> Profile:
+    """The profile of profiles/<name>.yaml, with some settings replaced."""
+    path = paths.PROFILES / f"{name}.yaml"
+    known = sorted(p.stem for p in paths.PROFILES.glob("*.yaml") if p.stem != "ablations")
+    if name not in known:
+        raise paths.InputError(f"There is no profile `{name}`: choose one of {', '.join(known)}, or add {path.name}.")
+    return from_dict({"name": name} | _read_yaml(path) | (overrides or {}))
+
+
+def ablations(profile: Profile) -> dict[str, dict[str, Profile]]:
+    """Group -> title -> profile of every row of the ablation table, from profiles/ablations.yaml.
+
+    A row is a set of changes; a change written as `x4` multiplies the profile's own weight by 4.
+    """
+    groups: dict[str, dict[str, Profile]] = {}
+    for group, rows in _read_yaml(paths.PROFILES / "ablations.yaml").items():
+        groups[group] = {}
+        for title, changes in rows.items():
+            changed = {
+                key: getattr(profile, key) * float(value[1:]) if isinstance(value, str) and value[:1] == "x" else value
+                for key, value in (changes or {}).items()
+            }
+            groups[group][title] = profile.replace(train_steps=profile.ablation_steps, **changed)
+    return groups
+
+
+# Published weights, as their code has them (see scale_free_weights). TV is named variance there.
+PUBLISHED = {
+    "seed": {"content": 300.0, "structure": 300.0, "surface": 0.1, "texture": 1.0, "total_variation": 1e4},
+    "seed README": {"content": 20.0, "structure": 0.6, "surface": 0.2, "texture": 5.0, "total_variation": 1e5},
+    "White-box code": {"content": 200.0, "structure": 200.0, "surface": 0.1, "texture": 1.0, "total_variation": 1e4},
+}
+
+
+def _factors(size: int, channels: int, magnitude: float) -> dict[str, float]:
+    return {
+        "content": magnitude / (channels * (size // 8) ** 2),
+        "structure": magnitude / (channels * (size // 8) ** 2),
+        "surface": 1.0,
+        "texture": 1.0,
+        "total_variation": 1 / (3 * size**2),
+    }
+
+
+def scale_free_weights(published: dict[str, float], size: int, channels: int, magnitude: float) -> dict[str, float]:
+    """Weights of the seed's or White-box's code -> ours.
+
+    Their VGG and TV losses are means divided once more by C * H * W, so they hold for one size and network only.
+
+    Args:
+        size: side of the images in px.
+        channels: of the perceptual features (512 for VGG19 conv4_4), which are at 1/8 of the size.
+        magnitude: mean |features| of photos, which our relative losses divide by.
+    """
+    factors = _factors(size, channels, magnitude)
+    return {key: weight * factors[key] for key, weight in published.items()}
+
+
+def published_weights(ours: dict[str, float], size: int, channels: int, magnitude: float) -> dict[str, float]:
+    """The inverse of scale_free_weights: our weights -> numbers for the seed's or White-box's code."""
+    factors = _factors(size, channels, magnitude)
+    return {key: weight / factors[key] for key, weight in ours.items() if key in factors}
+
+
+if __name__ == "__main__":
+    try:
+        print(yaml.safe_dump(dataclasses.asdict(load(*sys.argv[1:2] or ["quick"])), sort_keys=False), end="")
+    except paths.InputError as problem:
+        sys.exit(str(problem))

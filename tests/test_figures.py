@@ -1,0 +1,142 @@
+"""Every figure is drawn, says what the modules say, and is written to the same bytes twice."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from torch import nn
+
+from cartoonlib import figures
+from cartoonlib.networks import Generator, PatchDiscriminator, count_parameters
+from cartoonlib.paths import InputError
+
+POINTS = np.full((16, 5, 2), 0.5)
+LOG = [{"step": step, "content": 1 / step, "d_surface": 0.2} for step in range(1, 60)]
+
+
+@pytest.fixture(scope="module")
+def faces() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
+
+
+def _rows(metrics=("kid_cartoon", "landmark_error")) -> list[dict]:
+    variants = ("untouched photo", "full method", "without texture", "more surface", "seed")
+    return [
+        {"style": style, "variant": variant, "steps": 400, "seed": 0, "n": 64, "metric": metric, "features": "Net",
+         "value": i + 1.0, "low": i + 0.5, "high": i + 0.9}  # as bootstraps of a biased statistic do: value outside
+        for style in ("anime", "comic") for metric in metrics for i, variant in enumerate(variants)
+    ]  # fmt: skip
+
+
+def _texts(figure) -> str:
+    return "\n".join(text.get_text() for text in figure.findobj(plt.Text))
+
+
+def _pipeline(faces):
+    images = dict.fromkeys(("photo", "output", "surface", "structure"), faces)
+    images |= {"texture": faces[..., :1], "photo_points": POINTS, "output_points": POINTS}
+    networks = {"generator": 1_234_567, "d_surface": 2222, "d_texture": 3333, "perceptual": "VGG19"}
+    return figures.pipeline(images, networks)
+
+
+DRAWINGS = {
+    "dataset": lambda faces: figures.dataset(faces, {"Hayao": faces[:4], "Paprika": faces[:4]}),
+    "representations": lambda faces: figures.representations(faces, faces, faces[..., :1], faces, POINTS),
+    "pipeline": _pipeline,
+    "generator": lambda faces: figures.generator_architecture(Generator()),
+    "seed generator": lambda faces: figures.generator_architecture(Generator(0.01, True, False, 0.1)),
+    "discriminator": lambda faces: figures.discriminator_architecture(PatchDiscriminator(1, sigmoid=True)),
+    "comparison": lambda faces: figures.comparison(faces[:2], {"full method": faces[:2]}, {"full method": "content 1"}),
+    "training_strip": lambda faces: figures.training_strip({1000: faces[:2], 0: faces[:2]}),
+    "loss_curves": lambda faces: figures.loss_curves({"a": LOG, "b": LOG[:5]}, ["content", "d_surface"]),
+    "metric_bars": lambda faces: figures.metric_bars(_rows(), "kid_cartoon", {"full": {"full method": 0}}),
+    "tradeoff": lambda faces: figures.tradeoff(_rows()),
+    "contact_sheet": lambda faces: figures.contact_sheet(faces, 6, [f"face {i}" for i in range(16)]),
+}
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_every_figure_is_drawn_and_saved_to_the_same_bytes(name, faces, tmp_path):
+    for path in (tmp_path / "one.png", tmp_path / "two.png"):
+        figure = DRAWINGS[name](faces)
+        assert figure.get_size_inches()[0] * 150 <= 1600
+        figures.save_figure(figure, path)
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["one.png", "two.png"]  # no temporary file left
+    assert not plt.get_fignums()  # pyplot keeps none
+
+
+def test_pipeline_names_every_loss_and_count(faces):
+    texts = _texts(_pipeline(faces))
+    for word in ("landmark", "color", "content", "tv", "surface", "texture", "structure"):
+        assert rf"\mathrm{{{word}}}" in texts
+    assert "1,234,567" in texts and "2,222" in texts and "3,333" in texts and "VGG19" in texts
+
+
+def test_generator_labels_are_read_off_the_module():
+    generator = Generator(filter_eps=0.03)
+    texts = _texts(figures.generator_architecture(generator))
+    assert f"{count_parameters(generator):,} parameters" in texts
+    assert "k7n32s1" in texts and "k3n64s2" in texts and "8 × k3n128s1" in texts and "ε = 0.03" in texts
+    assert "skip" in texts and "unused" not in texts and "tanh" not in texts
+    generator.down2[0] = nn.Conv2d(64, 48, 5, stride=4)
+    generator.blocks[1].conv2 = nn.Conv2d(128, 96, 3)
+    texts = _texts(figures.generator_architecture(generator))
+    assert "k5n48s4" in texts and "H/8 × W/8" in texts and "k3n64s2" not in texts
+    assert "7 × k3n128s1\nk3n96s1" in texts and f"{count_parameters(generator):,} parameters" in texts
+
+
+def test_dead_skips_are_shown_as_unused():
+    texts = _texts(figures.generator_architecture(Generator(slope=0.01, tanh=True, skips=False)))
+    assert "skip (unused)" in texts and "tanh" in texts and "LeakyReLU 0.01" in texts
+
+
+def test_discriminator_labels_are_read_off_the_module():
+    discriminator = PatchDiscriminator(3)
+    texts = _texts(figures.discriminator_architecture(discriminator))
+    assert "3 channels" in texts and "k3n128s2\nk3n128s1" in texts and "k1n1s1" in texts and "sigmoid" not in texts
+    assert "43 × 43 px" in texts and "every 8 × 8 px" in texts and "7 spectrally normalised" in texts
+    discriminator.layers[0] = nn.Conv2d(3, 40, 5, stride=1)
+    texts = _texts(figures.discriminator_architecture(discriminator))
+    assert "k5n40s1" in texts and "every 4 × 4 px" in texts and "spectrally" not in texts
+    assert "sigmoid" in _texts(figures.discriminator_architecture(PatchDiscriminator(1, sigmoid=True)))
+
+
+def test_only_discriminator_panels_have_the_reference_line():
+    assert _texts(figures.loss_curves({"run": LOG}, ["content", "d_surface"])).count("cannot tell") == 1
+
+
+def test_labels_of_the_tradeoff_do_not_overlap():
+    figure = figures.tradeoff(_rows())
+    figure.draw_without_rendering()
+    for ax in figure.axes:
+        boxes = [plt.Text.get_window_extent(text) for text in ax.texts]
+        assert len(boxes) == 5
+        assert not any(box.count_overlaps(boxes[:i]) for i, box in enumerate(boxes))
+
+
+def test_table():
+    lines = figures.table_markdown(_rows(), ["kid_cartoon", "landmark_error"]).splitlines()
+    assert lines[0] == "| style | variant | KID × 1000 to cartoons ↓ (Net) | landmark error / eye distance ↓ (Net) |"
+    assert lines[3] == "| anime | full method | 2 [1.5, 1.9] | 2 [1.5, 1.9] |"
+    assert len(lines) == 2 + 10
+    one_style = [row for row in _rows(("flatness",)) if row["style"] == "anime"]
+    assert figures.table_markdown(one_style, ["flatness"]).startswith("| variant | share of flat pixels (Net) |")
+
+
+@pytest.mark.parametrize(
+    "draw, message",
+    [
+        (lambda faces: figures.dataset(faces[:3], {}), "needs 16 or more images `faces`"),
+        (lambda faces: figures.contact_sheet(faces / 255), "must be a uint8 array"),
+        (lambda faces: figures.contact_sheet(faces, titles=["one"]), "16 images and 1 titles"),
+        (lambda faces: figures.comparison(faces, {"a": faces[:2]}), "different numbers of images"),
+        (lambda faces: figures.training_strip({}), "no samples"),
+        (lambda faces: figures.pipeline({"photo": faces}, {}), "lacks d_surface, d_texture, generator, output"),
+        (lambda faces: figures.loss_curves({"a": LOG}, ["other"]), "none of the losses other"),
+        (lambda faces: figures.metric_bars(_rows(), "fid"), "choose one of kid_cartoon, landmark_error"),
+        (lambda faces: figures.tradeoff([{"metric": "kid_cartoon"}]), "lack style"),
+    ],
+)
+def test_bad_input_is_one_sentence(draw, message, faces):
+    with pytest.raises(InputError, match=message):
+        draw(faces)

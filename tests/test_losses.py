@@ -1,0 +1,185 @@
+"""The losses: values by hand, zero at the optimum, where gradients go, and independence of the resolution."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cartoonlib import landmarks, losses, representations
+from cartoonlib.networks import Generator, PatchDiscriminator
+
+
+def scalar(value) -> float:
+    assert value.shape == () and value.dtype == torch.float32
+    return value.item()
+
+
+# --- values ------------------------------------------------------------------------------------------------------
+
+
+def test_content_and_structure_by_hand():
+    output, target = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([-1.0, 2.0, 5.0])
+    for loss in (losses.content, losses.structure):  # mean (2, 0, 2) over mean (1, 2, 5)
+        assert scalar(loss(output, target)) == pytest.approx(0.5)
+        assert scalar(loss(target, target)) == 0
+
+
+def test_color_by_hand():
+    photo = torch.zeros(1, 3, 32, 32)
+    red = photo + torch.tensor([0.5, 0, 0]).view(1, 3, 1, 1)  # Y .299, U -.169, V .5 of it; luma counts 0.3
+    assert scalar(losses.color(red, photo)) == pytest.approx(0.5 * (0.3 * 0.299 + 0.169 + 0.5) / 3, abs=1e-6)
+    assert scalar(losses.color(red, photo, luma=0)) == pytest.approx(0.5 * (0.169 + 0.5) / 3, abs=1e-6)
+    brighter = photo + 0.5  # chroma is the same, so only luma counts
+    assert scalar(losses.color(brighter, photo)) == pytest.approx(0.5 * 0.3 / 3, abs=1e-6)
+    assert scalar(losses.color(red, red)) == 0
+
+
+def test_color_leaves_contours_free():
+    photo = torch.zeros(1, 3, 128, 128)
+    stripes = photo.clone()
+    stripes[..., ::2], stripes[..., 1::2] = 0.5, -0.5
+    assert losses.color(stripes, photo) < 0.1 * losses.color(photo + 0.5, photo)
+
+
+def test_total_variation_by_hand():
+    image = torch.tensor([[0.0, 1.0], [0.0, 3.0]])[None, None]
+    assert scalar(losses.total_variation(image)) == pytest.approx((0 + 4) / 2 + (1 + 9) / 2)
+    assert scalar(losses.total_variation(torch.full((2, 3, 4, 5), 0.7))) == 0
+
+
+def test_landmark_by_hand():
+    photo = torch.zeros(1, 2, 2)
+    output = torch.tensor([[[0.3, 0.4], [0.0, 0.1]]])
+    assert scalar(losses.landmark(output, photo, face_width=0.5)) == pytest.approx((0.5 + 0.1) / 2 / 0.5, rel=1e-4)
+    assert scalar(losses.landmark(output, output, face_width=0.5)) == pytest.approx(0, abs=1e-9)
+
+
+def test_least_squares_by_hand():
+    assert scalar(losses.adversarial_generator(torch.ones(2, 1, 3, 3))) == 0
+    assert scalar(losses.adversarial_generator(torch.tensor([0.0, 3.0]))) == pytest.approx((1 + 4) / 2)
+    real, fake = torch.ones(4), torch.zeros(4)
+    assert scalar(losses.adversarial_discriminator(real, fake)) == 0
+    assert scalar(losses.adversarial_discriminator(real / 2, real / 2)) == 0.25  # it cannot tell
+    assert scalar(losses.adversarial_discriminator(fake, real)) == 1
+    assert scalar(losses.adversarial_discriminator(real * 3, fake)) == 2
+
+
+# --- gradients ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scene(faces_tensor):
+    """A photo, a generator, both discriminators, each ready to show which gradients arrive."""
+    torch.manual_seed(0)
+    photo = F.interpolate(faces_tensor, 64, mode="area")
+    return photo, Generator(), PatchDiscriminator(3), PatchDiscriminator(1)
+
+
+def _terms(name, output, photo, lite0, onet, d_surface, d_texture):
+    weights = representations.color_shift_weights(torch.Generator().manual_seed(0))
+    return {
+        "content": lambda: losses.content(lite0(output), lite0(photo)),
+        "color": lambda: losses.color(output, photo),
+        "structure": lambda: losses.structure(lite0(output), lite0(representations.structure(output, segments=40))),
+        "total_variation": lambda: losses.total_variation(output),
+        "landmark": lambda: losses.landmark(onet(output), onet(photo), landmarks.FACE_WIDTH),
+        "surface": lambda: losses.adversarial_generator(d_surface(representations.surface(output))),
+        "texture": lambda: losses.adversarial_generator(d_texture(representations.texture(output, weights))),
+    }[name]()
+
+
+NAMES = ["content", "color", "structure", "total_variation", "landmark", "surface", "texture"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradient_goes_to_the_generator_and_to_nothing_frozen(name, scene, lite0, onet):
+    photo, generator, d_surface, d_texture = scene
+    generator.zero_grad(set_to_none=True)
+    d_surface.requires_grad_(False), d_texture.requires_grad_(False)  # as in the generator's update
+    target = photo.clone().requires_grad_()
+    _terms(name, generator(photo), target, lite0, onet, d_surface, d_texture).backward()
+    for parameter in generator.parameters():
+        assert parameter.grad.isfinite().all() and parameter.grad.abs().max() > 0
+    assert target.grad is None
+    for frozen in (lite0, onet, d_surface, d_texture):
+        assert all(p.grad is None and not p.requires_grad for p in frozen.parameters())
+
+
+@pytest.mark.parametrize("name", ["content", "color", "landmark"])
+def test_zero_where_the_output_is_the_photo(name, faces_tensor, lite0, onet):
+    output = faces_tensor.clone().requires_grad_()
+    loss = _terms(name, output, faces_tensor, lite0, onet, None, None)
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    loss.backward()
+    assert output.grad.isfinite().all()
+
+
+def test_structure_is_zero_on_a_picture_of_its_own_superpixels(lite0):
+    blocks = torch.zeros(1, 3, 64, 64)
+    blocks[..., 32:], blocks[:, 0, :32] = 0.8, -0.6
+    filled = representations.structure(blocks, segments=4)
+    again = representations.structure(filled, segments=4)
+    assert losses.structure(lite0(filled), lite0(again)) < 0.02
+    noisy = blocks + 0.3 * torch.randn(blocks.shape, generator=torch.Generator().manual_seed(0))
+    assert losses.structure(lite0(noisy), lite0(representations.structure(noisy, segments=4))) > 0.1
+
+
+def test_the_landmark_loss_has_a_finite_gradient_at_its_optimum():
+    points = torch.rand(2, 5, 2).requires_grad_()
+    losses.landmark(points, points.detach().clone(), face_width=0.5).backward()
+    assert points.grad.abs().max() < 1e-6  # and not NaN
+
+
+# --- resolution --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def smooth(faces_tensor):
+    """Two smooth pictures at 64 px, and the same ones at 128 px."""
+    small = F.interpolate(faces_tensor, 16, mode="area")
+    return tuple(F.interpolate(small, side, mode="bicubic").split(1) for side in (64, 128))
+
+
+def test_color_is_independent_of_the_resolution(smooth):
+    small, large = (losses.color(*pair).item() for pair in smooth)
+    assert large == pytest.approx(small, rel=0.03)
+
+
+def test_content_and_structure_are_independent_of_size_and_magnitude_of_features():
+    generator = torch.Generator().manual_seed(0)
+    output, target = torch.randn(2, 8, 6, 6, generator=generator), torch.randn(2, 8, 6, 6, generator=generator)
+    for loss in (losses.content, losses.structure):
+        value = loss(output, target)
+        assert loss(100 * output, 100 * target).item() == pytest.approx(value.item(), rel=1e-5)
+        larger = loss(F.interpolate(output, 12), F.interpolate(target, 12))
+        assert larger.item() == pytest.approx(value.item(), rel=1e-5)
+
+
+def test_content_of_a_real_network_hardly_depends_on_the_resolution(smooth, lite0):
+    small, large = (losses.content(lite0(a), lite0(b)).item() for a, b in smooth)
+    assert large == pytest.approx(small, rel=0.5)
+
+
+def test_total_variation_is_per_pixel(smooth):
+    noise = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    tiled = noise.tile(1, 1, 4, 4)  # 16 times as many pixels
+    assert losses.total_variation(tiled).item() == pytest.approx(losses.total_variation(noise).item(), rel=0.05)
+    small, large = (losses.total_variation(pair[0]).item() for pair in smooth)
+    assert large == pytest.approx(small / 4, rel=0.1)  # the same slopes on twice as many pixels: half the differences
+
+
+def test_landmark_is_in_units_of_the_face(faces_tensor, onet):
+    """The same movement of the face costs the same at every resolution."""
+    values = []
+    for side in (64, 128):
+        photo = F.interpolate(faces_tensor, side, mode="bilinear", antialias=True)
+        moved = photo.roll(side // 16, dims=3)
+        values.append(losses.landmark(onet(moved), onet(photo), landmarks.FACE_WIDTH).item())
+    assert values[0] == pytest.approx(1 / 16 / landmarks.FACE_WIDTH, rel=0.25)
+    assert values[1] == pytest.approx(values[0], rel=0.15)
+
+
+def test_losses_are_float32_under_bf16_features():
+    half = torch.rand(2, 3, 8, 8).bfloat16()
+    for value in (losses.content(half, half), losses.color(half, half), losses.total_variation(half),
+                  losses.adversarial_generator(half), losses.adversarial_discriminator(half, half)):  # fmt: skip
+        assert value.dtype == torch.float32
