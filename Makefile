@@ -3,7 +3,7 @@ PROFILE ?= quick
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test lab report outputs lock clean
+.PHONY: help reproduce test lab report readme outputs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -21,6 +21,9 @@ lab: .venv/ready ## open JupyterLab on the notebooks
 
 report: .venv/ready ## join executed notebooks into results/PROFILE/report.html
 	@$(BIN)/python -c 'from cartoonlib.report import join; print(join("$(PROFILE)"))'
+
+readme: .venv/ready ## write the results table of PROFILE into README.md
+	@$(BIN)/python -c 'from cartoonlib.report import update_readme; update_readme("$(PROFILE)")'
 
 outputs: .venv/ready ## renew the kept outputs of the notebooks' checked cells (after a change that should change them)
 	@results=$$(mktemp -d) && trap 'rm -rf "$$results"' EXIT && CARTOONLIB_RESULTS=$$results \

@@ -69,7 +69,7 @@ def vgg19_conv4_4() -> Frozen:
     else:
         try:
             state = VGG19_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # no network; a wrong hash
             raise paths.InputError(
                 f"The weights of VGG19 are neither in {paths.WEIGHTS} ({' or '.join(VGG19_FILES)}) nor can they be "
                 f"downloaded ({error}): put the file there, or set `perceptual: efficientnet_lite0`."
@@ -109,8 +109,12 @@ class EfficientNetLite0(Frozen):
         return self._blocks(images, last=4)
 
     def embed(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, 112): the mean over the image of the features at 1/16 of the size (end of stage 5)."""
-        return self._blocks(images, last=10).mean(dim=(2, 3))
+        """(B, 3, H, W) -> (B, 112): the mean over the image of the features at 1/16 of the size (end of stage 5).
+
+        Scaled to a mean square of 1, so that the kernel distance does not depend on the network's scale.
+        """
+        vectors = self._blocks(images, last=10).mean(dim=(2, 3))
+        return vectors / vectors.square().mean(dim=1, keepdim=True).sqrt()
 
 
 PERCEPTUAL = {"vgg19": vgg19_conv4_4, "efficientnet_lite0": EfficientNetLite0}

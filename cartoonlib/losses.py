@@ -39,7 +39,7 @@ def color(output: Tensor, photo: Tensor, luma: float = 0.3) -> Tensor:
     """
     matrix = torch.tensor(RGB_TO_YUV, device=output.device)
     weight = torch.tensor([luma, 1.0, 1.0], device=output.device).view(1, 3, 1, 1)
-    difference = torch.einsum("yc,bchw->byhw", matrix, output.float() - photo.float())
+    difference = torch.einsum("yc,bchw->byhw", matrix, output.float() - photo.detach().float())
     return (weight * box_mean(difference, max(1, output.shape[-1] // 32)).abs()).mean()
 
 

@@ -6,6 +6,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 import sys
 import types
 import typing
@@ -153,17 +154,19 @@ def load(name: str, overrides: dict | None = None) -> Profile:
 def ablations(profile: Profile) -> dict[str, dict[str, Profile]]:
     """Group -> title -> profile of every row of the ablation table, from profiles/ablations.yaml.
 
-    A row is a set of changes; a change written as `x4` multiplies the profile's own weight by 4.
+    A row is a set of changes; a change written as `x4` multiplies the profile's own weight of a loss by 4.
     """
+
+    def value(key: str, written: object) -> object:
+        factor = re.fullmatch(r"x(\d+\.?\d*)", str(written))
+        return getattr(profile, key) * float(factor[1]) if factor and key in LOSSES else written
+
     groups: dict[str, dict[str, Profile]] = {}
     for group, rows in _read_yaml(paths.PROFILES / "ablations.yaml").items():
         groups[group] = {}
         for title, changes in rows.items():
-            changed = {
-                key: getattr(profile, key) * float(value[1:]) if isinstance(value, str) and value[:1] == "x" else value
-                for key, value in (changes or {}).items()
-            }
-            groups[group][title] = profile.replace(train_steps=profile.ablation_steps, **changed)
+            changed = {key: value(key, written) for key, written in (changes or {}).items()}
+            groups[group][title] = profile.replace(**{"train_steps": profile.ablation_steps} | changed)
     return groups
 
 

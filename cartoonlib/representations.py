@@ -5,10 +5,12 @@ colour each (3.2). Texture: one random grey version, so that colour and luminanc
 All take and give float images (B, C, H, W) in [-1, 1].
 """
 
+import heapq
+
 import numpy as np
 import torch
 import torch.nn.functional as F
-from skimage import graph, segmentation
+from skimage import segmentation
 from torch import Tensor
 
 
@@ -87,30 +89,41 @@ def segment_slic(image: np.ndarray, segments: int) -> np.ndarray:
 def segment_felzenszwalb(image: np.ndarray, segments: int) -> np.ndarray:
     """The paper's segmentation: Felzenszwalb's graph cut, then neighbours of similar colour merged, most similar first.
 
-    The paper merges by selective search; here hierarchical merging of the region adjacency graph by the distance of
-    the mean colours plays its part, until about `segments` regions are left. (H, W, 3) in [0, 1] -> labels (H, W).
+    The paper merges by selective search; here hierarchical merging by the distance of the mean colours plays its part,
+    until `segments` regions are left (skimage.graph's merging stops at a distance, not at a number). (H, W, 3) in
+    [0, 1] -> labels (H, W), from 0.
     """
     labels = segmentation.felzenszwalb(image, scale=1, sigma=0.8, min_size=10)
-    if labels.max() < segments:
-        return labels
-    regions = graph.rag_mean_color(image, labels)
-    distances = sorted(data["weight"] for _, _, data in regions.edges(data=True))
-    # Merging the closest pair removes one region: this many merges would leave `segments` of them.
-    threshold = distances[min(len(distances) - 1, labels.max() + 1 - segments)]
+    channels = [np.ones(labels.shape), *np.moveaxis(image, 2, 0)]
+    sums = list(np.stack([np.bincount(labels.ravel(), c.ravel()) for c in channels], axis=1))  # count, R, G, B
+    parent = list(range(len(sums)))
+    neighbors = {region: set() for region in parent}  # of the regions that are left
+    heap = []
 
-    def merge_mean(graph_: graph.RAG, source: int, target: int) -> None:
-        graph_.nodes[target]["total color"] += graph_.nodes[source]["total color"]
-        graph_.nodes[target]["pixel count"] += graph_.nodes[source]["pixel count"]
-        node = graph_.nodes[target]
-        node["mean color"] = node["total color"] / node["pixel count"]
+    def propose(a: int, b: int) -> None:
+        distance = np.linalg.norm(sums[a][1:] / sums[a][0] - sums[b][1:] / sums[b][0])
+        heapq.heappush(heap, (float(distance), a, b))
 
-    def weight(graph_: graph.RAG, _source: int, target: int, neighbor: int) -> dict:
-        difference = graph_.nodes[target]["mean color"] - graph_.nodes[neighbor]["mean color"]
-        return {"weight": float(np.linalg.norm(difference))}
-
-    return graph.merge_hierarchical(
-        labels, regions, thresh=threshold, rag_copy=False, in_place_merge=True, merge_func=merge_mean, weight_func=weight
-    )
+    vertical, horizontal = np.stack([labels[1:], labels[:-1]]), np.stack([labels[:, 1:], labels[:, :-1]])
+    pairs = np.concatenate([vertical.reshape(2, -1), horizontal.reshape(2, -1)], axis=1)
+    for a, b in np.unique(np.sort(pairs[:, pairs[0] != pairs[1]], axis=0), axis=1).T.tolist():
+        neighbors[a].add(b), neighbors[b].add(a)
+        propose(a, b)
+    while len(neighbors) > segments:
+        _, a, b = heapq.heappop(heap)
+        if a not in neighbors or b not in neighbors:
+            continue  # one of them is part of a larger region by now
+        merged = len(parent)
+        parent[a] = parent[b] = merged
+        parent.append(merged)
+        sums.append(sums[a] + sums[b])
+        neighbors[merged] = (neighbors.pop(a) | neighbors.pop(b)) - {a, b}
+        for region in neighbors[merged]:
+            neighbors[region] = neighbors[region] - {a, b} | {merged}
+            propose(merged, region)
+    for region in reversed(range(len(parent))):  # a region is made after its parts
+        parent[region] = parent[parent[region]]
+    return np.unique(np.array(parent)[labels], return_inverse=True)[1].reshape(labels.shape)
 
 
 SEGMENTATIONS = {"slic": segment_slic, "felzenszwalb": segment_felzenszwalb}
@@ -156,6 +169,7 @@ def structure(
         method: a key of SEGMENTATIONS. `slic` is the seed's default, `felzenszwalb` the paper's.
     """
     arrays = (images.detach().float().permute(0, 2, 3, 1).cpu().numpy() * 0.5 + 0.5).clip(0, 1)
+    arrays = np.nan_to_num(arrays)  # SLIC raises on NaN, before the losses can show it and training stop with a sentence
     segment = SEGMENTATIONS[method]
     filled = [fill_segments(image, segment(image, segments), adaptive, brighten) for image in arrays]
     result = torch.from_numpy(np.stack(filled).astype(np.float32)).permute(0, 3, 1, 2)

@@ -6,6 +6,7 @@ shifts are functions of (seed, step), so there is no random state to restore.
 """
 
 import hashlib
+import io
 import json
 import os
 import time
@@ -79,7 +80,8 @@ def pick_dtype(profile: Profile, device: torch.device) -> torch.dtype:
 
 def save_generator(generator: Generator, path: Path, **about: str) -> None:
     """Write weights and architecture as safetensors; `about` is text kept in the header."""
-    metadata = {"architecture": json.dumps(generator.settings()), **about}
+    # One entry, because safetensors writes several in random order and equal runs should give equal files.
+    metadata = {"about": json.dumps({"architecture": generator.settings()} | about)}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     save_file({k: v.contiguous() for k, v in generator.state_dict().items()}, temporary, metadata)
@@ -89,7 +91,7 @@ def save_generator(generator: Generator, path: Path, **about: str) -> None:
 def load_generator(path: Path) -> Generator:
     """The inverse of save_generator: a Generator in evaluation mode on the CPU. Nothing is unpickled."""
     with safe_open(path, framework="pt") as file:
-        generator = Generator(**json.loads(file.metadata()["architecture"]))
+        generator = Generator(**json.loads(file.metadata()["about"])["architecture"])
         generator.load_state_dict({key: file.get_tensor(key) for key in file.keys()})
     return generator.eval().requires_grad_(False)
 
@@ -130,6 +132,7 @@ class _Loop:
             for name, part in parts.items():
                 part.load_state_dict(state[name])
             self.step, self.seconds = state["step"], state["seconds"]
+            self._sums, self._count = state["sums"], state["count"]
         kept = [row for row in _read_log(folder / "metrics.jsonl") if row["step"] <= self.step]
         write_atomic(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
         self._started = time.monotonic() - self.seconds
@@ -152,19 +155,24 @@ class _Loop:
             self._sums[name] = self._sums.get(name, 0) + value.detach()
         self._count += 1
 
-    def _log(self) -> None:
+    def _means(self) -> dict[str, float]:
+        """Mean losses since the last log line; TrainingStopped if they show that the run has gone wrong."""
         row = {name: float(value) / self._count for name, value in self._sums.items()}
         bad = [name for name, value in row.items() if not np.isfinite(value)]
         if bad:
             raise TrainingStopped(
                 f"{self.title} stopped at step {self.step}: the loss {bad[0]} is not a finite number. Lower the rates or "
-                f"the weight of that loss; the last good checkpoint is in {self.folder}."
+                f"the weights of the losses; the last good checkpoint is in {self.folder}."
             )
         if row.get("contrast", 1.0) < 0.1:
             raise TrainingStopped(
                 f"{self.title} stopped at step {self.step}: the output has collapsed to a flat picture (its contrast is "
                 f"{row['contrast']:.0%} of the photos'). Pretrain longer or raise the content weight."
             )
+        return row
+
+    def _log(self) -> None:
+        row = self._means()
         with (self.folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps({"step": self.step, **row, "seconds": round(self.seconds, 3)}) + "\n")
         self._sums, self._count = {}, 0
@@ -177,10 +185,14 @@ class _Loop:
             self._shown = now
 
     def save(self) -> None:
+        self._means()  # a run that has gone wrong must not overwrite its last good checkpoint, nor must bad weights:
+        if not all(p.isfinite().all() for p in self.parts["generator"].parameters()):
+            return  # the next log line finds a loss that is not finite
         state = {name: part.state_dict() for name, part in self.parts.items()}
-        temporary = self.folder / f".checkpoint.pt.{os.getpid()}"
-        torch.save(state | {"step": self.step, "seconds": self.seconds}, temporary)
-        os.replace(temporary, self.folder / "checkpoint.pt")
+        state |= {"step": self.step, "seconds": self.seconds, "sums": self._sums, "count": self._count}
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_atomic(self.folder / "checkpoint.pt", buffer.getbuffer())
 
     def finish(self, generator: Generator, **about) -> Run:
         save_generator(generator, self.folder / "generator.safetensors", title=self.title)

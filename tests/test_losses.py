@@ -37,7 +37,7 @@ def test_color_leaves_contours_free():
     photo = torch.zeros(1, 3, 128, 128)
     stripes = photo.clone()
     stripes[..., ::2], stripes[..., 1::2] = 0.5, -0.5
-    assert losses.color(stripes, photo) < 0.1 * losses.color(photo + 0.5, photo)
+    assert losses.color(stripes, photo) < 0.15 * losses.color(photo + 0.5, photo)
 
 
 def test_total_variation_by_hand():

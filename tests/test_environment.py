@@ -1,0 +1,137 @@
+"""pyproject.toml, requirements.lock and environment.yml agree: the lock is the one place that has versions.
+
+Run as a script, it prints environment.yml. That file brings conda users Python, make and pip; `make` then installs the
+lock, hashes and all, as it does for everybody. The lock cannot stand in the file's pip section: it must be installed
+without dependency resolution (facenet-pytorch's metadata asks for an old torch), and neither conda nor pip's
+requirement files take --no-deps.
+"""
+
+import re
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
+
+ENVIRONMENT = """\
+# For conda users, written by `make lock`. All packages come from requirements.lock, the same versions as without conda:
+#   conda env create -f environment.yml && conda activate cartoonization && make reproduce
+name: cartoonization
+channels:
+  - conda-forge
+dependencies:
+  - python={python}
+  - make
+  - pip
+"""
+
+
+def environment() -> str:
+    """The content of environment.yml: the oldest Python that pyproject.toml allows."""
+    return ENVIRONMENT.format(python=PROJECT["requires-python"].removeprefix(">="))
+
+
+def read_lock() -> list[tuple[str, str, str, list[str]]]:
+    """(name, version, marker, hashes) of every entry of requirements.lock."""
+    text = re.sub(r"^\s*#.*\n", "", (ROOT / "requirements.lock").read_text(), flags=re.M)
+    entries = []
+    for line in text.replace("\\\n", " ").splitlines():
+        requirement, *hashes = re.split(r"\s+--hash=", line.strip())
+        pinned, _, marker = requirement.partition(";")
+        name, version = pinned.split("==")
+        entries.append((name.strip(), version.strip(), marker.strip(), hashes))
+    return entries
+
+
+SYSTEMS = {"linux": ("Linux", "x86_64"), "darwin": ("Darwin", "arm64")}
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+
+
+def pinned(python: str, system: str) -> dict[str, list[str]]:
+    """Name -> versions that pip would install from the lock there."""
+    from packaging.markers import Marker
+    from packaging.utils import canonicalize_name
+
+    platform, machine = SYSTEMS[system]
+    place = {"python_version": python, "python_full_version": f"{python}.9", "sys_platform": system, "os_name": "posix",
+             "platform_system": platform, "platform_machine": machine}  # fmt: skip
+    found = {}
+    for name, version, marker, _ in read_lock():
+        if not marker or Marker(marker).evaluate(place):
+            found.setdefault(canonicalize_name(name), []).append(version)
+    return found
+
+
+def test_the_lock_has_hashes_and_no_address():
+    text = (ROOT / "requirements.lock").read_text()
+    assert "://" not in text and "-url" not in text and " @ " not in text and "-e " not in text
+    entries = read_lock()
+    assert len(entries) > 100
+    for name, version, _, hashes in entries:
+        assert hashes and all(re.fullmatch(r"sha256:[0-9a-f]{64}", value) for value in hashes), name
+        assert re.fullmatch(r"[\w.+!-]+", version), name
+
+
+def test_every_dependency_is_locked_once_to_a_version_that_it_allows():
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    overrides = (ROOT / "overrides.txt").read_text().splitlines()
+    for python in PYTHONS:
+        for system in SYSTEMS:
+            lock = pinned(python, system)
+            assert all(len(versions) == 1 for versions in lock.values()), (python, system)
+            for line in [*PROJECT["dependencies"], *PYPROJECT["build-system"]["requires"], *overrides]:
+                requirement = Requirement(line)
+                (version,) = lock[canonicalize_name(requirement.name)]
+                assert requirement.specifier.contains(version), f"{line}: {version} on {system}, Python {python}"
+
+
+def test_overrides_are_those_of_pyproject():
+    assert set((ROOT / "overrides.txt").read_text().split()) <= set(PROJECT["dependencies"])
+
+
+def test_nothing_that_the_installed_packages_need_is_missing_from_the_lock():
+    """The lock is installed without dependency resolution, so pip would not say."""
+    import sys
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    lock = pinned(".".join(map(str, sys.version_info[:2])), sys.platform)
+    missing = set()
+    for name in lock:
+        try:
+            needs = [Requirement(line) for line in distribution(name).requires or []]
+        except PackageNotFoundError:
+            continue  # for another machine
+        for requirement in needs:
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                if canonicalize_name(requirement.name) not in lock:
+                    missing.add(f"{requirement.name} of {name}")
+    assert not missing
+
+
+def test_the_environment_file_is_what_this_script_prints():
+    assert (ROOT / "environment.yml").read_text() == environment(), "run `make lock`"
+
+
+def test_conda_users_get_the_versions_of_the_lock_too():
+    """The file has a Python that pyproject.toml and the lock allow, what make needs, and no version of its own."""
+    import yaml
+    from packaging.specifiers import SpecifierSet
+
+    content = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert set(content) == {"name", "channels", "dependencies"} and content["channels"] == ["conda-forge"]
+    python, *others = content["dependencies"]
+    assert others == ["make", "pip"]
+    version = python.removeprefix("python=")
+    assert version in PYTHONS and SpecifierSet(PROJECT["requires-python"]).contains(version)
+    makefile = (ROOT / "Makefile").read_text()
+    assert "pip install" in makefile and "--require-hashes --no-deps -r requirements.lock" in makefile
+
+
+if __name__ == "__main__":
+    print(environment(), end="")

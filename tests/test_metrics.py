@@ -1,0 +1,170 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cartoonlib import data, metrics
+from cartoonlib.metrics import Evaluator, flatness, frechet, kid, landmark_errors, mean_estimate
+
+
+def normal(n, d, seed=0):
+    return np.random.default_rng(seed).standard_normal((n, d))
+
+
+def contains(estimate) -> bool:
+    tolerance = 1e-9 * abs(estimate.value)
+    return estimate.low - tolerance <= estimate.value <= estimate.high + tolerance
+
+
+# --- intervals ---------------------------------------------------------------------------------------------------
+
+
+def test_the_interval_of_a_mean_is_the_normal_one_and_repeats():
+    values = normal(400, 1)[:, 0] * 3 + 7
+    estimate = mean_estimate(values)
+    assert estimate.value == pytest.approx(values.mean()) and estimate.n == 400
+    assert estimate.low == pytest.approx(values.mean() - 1.96 * 3 / 20, abs=0.06)
+    assert estimate.high == pytest.approx(values.mean() + 1.96 * 3 / 20, abs=0.06)
+    assert mean_estimate(values) == estimate
+    assert mean_estimate(np.full(5, 2.5)) == metrics.Estimate(2.5, 2.5, 2.5, 5)
+
+
+@pytest.mark.parametrize("n", [2, 3, 12, 100])
+def test_intervals_are_finite_and_contain_the_value(n):
+    x, y = normal(n, 8), normal(n, 8, seed=1)
+    for estimate in (mean_estimate(x[:, 0]), kid(x, y), kid(x, y + 1), frechet(x, y)):
+        assert np.isfinite([estimate.low, estimate.high]).all() and contains(estimate) and estimate.n == n
+
+
+# --- kernel distance ---------------------------------------------------------------------------------------------
+
+
+def naive_kid(x, y):
+    def k(a, b):
+        return (float(a @ b) / len(a) + 1) ** 3
+
+    n, m = len(x), len(y)
+    within_x = sum(k(x[i], x[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+    within_y = sum(k(y[i], y[j]) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
+    return 1000 * (within_x + within_y - 2 * sum(k(a, b) for a in x for b in y) / (n * m))
+
+
+def test_kid_equals_a_double_loop():
+    x, y = normal(7, 5), normal(9, 5, seed=1) + 0.5
+    assert kid(x, y).value == pytest.approx(naive_kid(x, y), rel=1e-9)
+
+
+def test_kid_is_unbiased():
+    """Over many small samples of one distribution the mean is 0; with the pairs (i, i) it would be about 1000."""
+    values = [kid(normal(6, 8, seed), normal(6, 8, 1000 + seed)).value for seed in range(150)]
+    assert abs(np.mean(values)) < 3 * np.std(values) / np.sqrt(len(values)) < 200
+
+
+def test_resampling_adds_no_bias():
+    """Images that are drawn twice are no pairs: the centre of the interval stays at the value."""
+    estimate = kid(normal(12, 8), normal(12, 8, seed=1))
+    assert abs((estimate.low + estimate.high) / 2 - estimate.value) < 0.25 * (estimate.high - estimate.low)
+    kernel, counts = normal(5, 5), np.array([2.0, 0, 1, 3, 0])
+    drawn = np.repeat(np.arange(5), counts.astype(int))
+    pairs = [kernel[i, j] for i in drawn for j in drawn if i != j]
+    assert metrics._off_diagonal_mean(kernel, counts) == pytest.approx(np.mean(pairs))
+
+
+def test_kid_sees_a_shift_and_nothing_between_a_set_and_itself():
+    x = normal(300, 8)
+    same, shifted = kid(x, x), kid(x, x + 0.5)
+    assert abs(same.value) < 0.1 * shifted.value and shifted.low > 0
+
+
+# --- Frechet distance --------------------------------------------------------------------------------------------
+
+
+def frechet_by_eigenvalues(x, y):
+    product = np.cov(x.T) @ np.cov(y.T)
+    root = np.sqrt(np.maximum(np.linalg.eigvals(product).real, 0)).sum()
+    return ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(np.cov(x.T)) + np.trace(np.cov(y.T)) - 2 * root
+
+
+@pytest.mark.parametrize("n, m", [(40, 60), (6, 9)])  # more and fewer images than dimensions
+def test_frechet_equals_the_closed_form(n, m):
+    x, y = normal(n, 8) @ np.diag(np.arange(1, 9)), normal(m, 8, seed=1) + 2
+    assert frechet(x, y).value == pytest.approx(frechet_by_eigenvalues(x, y), rel=1e-5)
+
+
+def test_frechet_of_equal_and_of_shifted_sets():
+    x = normal(50, 8)
+    assert frechet(x, x).value == pytest.approx(0, abs=1e-9)
+    assert frechet(x, x + 0.5).value == pytest.approx(8 * 0.25)
+    assert frechet(x, 3 * x).value == pytest.approx(4 * (x.mean(0) ** 2).sum() + 4 * np.trace(np.cov(x.T)))
+
+
+# --- per image ---------------------------------------------------------------------------------------------------
+
+
+def test_landmark_errors_by_hand():
+    reference = np.zeros((2, 68, 2))
+    reference[:, 36], reference[:, 45] = (0.3, 0.5), (0.7, 0.5)  # outer eye corners, 0.4 apart
+    moved = reference.copy()
+    moved[1] += (0.06, 0.08)
+    assert landmark_errors(moved, reference) == pytest.approx([0, 0.1 / 0.4])
+
+
+def test_flatness_of_a_flat_image_of_noise_and_of_halves():
+    flat = np.full((32, 32, 3), 90, np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    halves = flat.copy()
+    halves[:, 16:] = 200  # of 30 inner columns the 2 at the edge are not flat
+    values = flatness(np.stack([flat, noise, halves]))
+    assert values[0] == 1 and values[1] < 0.01 and values[2] == pytest.approx(28 / 30)
+
+
+@pytest.mark.parametrize("step, expected", [(3, 1.0), (5, 0.0)])
+def test_flat_means_within_four_levels_of_all_eight_neighbours(step, expected):
+    board = (np.indices((16, 16)).sum(axis=0) % 2 * step + 100).astype(np.uint8)
+    assert flatness(np.stack([board] * 3, axis=-1)[None]) == pytest.approx([expected])
+
+
+# --- evaluator ---------------------------------------------------------------------------------------------------
+
+
+class BrightPoints(nn.Module):
+    """A detector of 68 points that follow the image: each is the centre of brightness, plus its own offset."""
+
+    def forward(self, images):
+        weight = (images.mean(dim=1) + 1).flatten(1) + 1e-3
+        y, x = torch.meshgrid(*[torch.linspace(0, 1, side) for side in images.shape[2:]], indexing="ij")
+        centre = torch.stack([(weight * axis.flatten()).sum(1) / weight.sum(1) for axis in (x, y)], dim=-1)
+        return centre[:, None] + torch.linspace(-0.2, 0.2, 68)[:, None]
+
+
+@pytest.fixture(scope="module")
+def measured(face_set, cartoon_set, lite0):
+    """Metrics of the untouched photos, and of photos made flat and dark on one side."""
+    photos, cartoons = (data.center_crop(images.images, 32) for images in (face_set, cartoon_set))
+    evaluator = Evaluator(photos, cartoons, lite0.embed, lite0, BrightPoints())
+    changed = photos.copy()
+    changed[:, :, :16] = 40
+    return evaluator.measure(photos), evaluator.measure(changed)
+
+
+def test_the_untouched_photo_has_no_error(measured):
+    photo, _ = measured
+    for name in ("landmark_error", "content_distance"):
+        assert (photo[name].value, photo[name].low, photo[name].high) == (0, 0, 0)
+    assert photo["frechet_photo"].value == pytest.approx(0, abs=1e-5)
+    assert photo["kid_photo"].value < photo["kid_cartoon"].value
+
+
+def test_a_changed_photo_is_measured_as_changed(measured):
+    photo, changed = measured
+    assert list(photo) == list(changed) and {estimate.n for estimate in photo.values()} == {6}
+    for name in ("landmark_error", "content_distance", "flatness", "frechet_photo", "kid_photo"):
+        assert changed[name].value > photo[name].value
+    assert all(contains(estimate) for estimate in changed.values())
+
+
+def test_generate_returns_bytes_in_the_order_of_the_photos(face_set):
+    photos = data.center_crop(face_set.images, 32)
+    assert np.array_equal(metrics.generate(nn.Identity(), photos), photos)
+    many = np.concatenate([photos] * 12)  # more than one batch
+    assert len(many) > metrics.BATCH and np.array_equal(metrics.generate(nn.Identity(), many), many)

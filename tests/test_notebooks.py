@@ -1,0 +1,111 @@
+"""What every notebook in notebooks/ must be like, and that nbval notices a changed number."""
+
+import ast
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+from cartoonlib import paths
+
+NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
+CHECKED, IGNORED = "nbval-check-output", "nbval-ignore-output"
+NBVAL = ["--nbval-lax", "--nbval-current-env"]  # as in the Makefile
+
+
+def tags(cell) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
+def numbers(value) -> list[float]:
+    """All numbers in nested tuples, lists and dicts."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (tuple, list)):
+        return [number for item in value for number in numbers(item)]
+    return [value] if type(value) in (int, float) else []
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request):
+    content = nbformat.read(request.param, as_version=4)
+    nbformat.validate(content)
+    return content
+
+
+@pytest.fixture
+def code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_the_five_notebooks_are_there_in_reading_order():
+    names = [path.stem for path in NOTEBOOKS]
+    assert names[:5] == ["01_data", "02_pretrain", "03_train", "04_ablations", "05_evaluation"]
+
+
+def test_the_first_code_cell_holds_the_parameters(code):
+    assert ["parameters" in tags(cell) for cell in code] == [True] + [False] * (len(code) - 1)
+    values = {}
+    exec(code[0].source, {}, values)  # nbval cannot inject parameters: these are what it runs
+    values.pop("__annotations__", None)
+    assert values == {"profile": "smoke", "overrides": {}}
+
+
+def test_the_kernel_is_named(notebook):
+    assert notebook.metadata.kernelspec.name == "python3"
+
+
+def test_it_is_short_and_starts_with_a_title(notebook):
+    assert len(notebook.cells) <= 30
+    assert notebook.cells[0].cell_type == "markdown" and notebook.cells[0].source.startswith("# ")
+
+
+def test_only_checked_cells_keep_an_output(code):
+    for cell in code:
+        if CHECKED not in tags(cell):
+            assert not cell.outputs and cell.execution_count is None, cell.source
+        assert "execution" not in cell.metadata and "papermill" not in cell.metadata
+
+
+def test_one_to_three_cells_are_checked_and_have_something_to_check(code):
+    checked = [cell for cell in code if CHECKED in tags(cell)]
+    assert 1 <= len(checked) <= 3
+    kept = []
+    for cell in checked:
+        assert "keep_output" in tags(cell)  # nbstripout leaves it
+        assert len(cell.outputs) == 1, f"no kept output, run `make outputs`: {cell.source}"
+        (output,) = cell.outputs
+        assert output.output_type == "execute_result" and set(output.data) == {"text/plain"}  # nbval compares no images
+        kept += numbers(ast.literal_eval(output.data["text/plain"]))
+    assert kept, "no checked cell of this notebook shows a number"
+
+
+def test_no_cell_holds_a_class_or_a_training_loop(code):
+    for cell in code:
+        assert not any(line.lstrip().startswith("class ") for line in cell.source.splitlines())
+        assert ".backward(" not in cell.source and "optimizer" not in cell.source
+
+
+def test_no_path_of_a_machine_is_in_it(notebook):
+    text = nbformat.writes(notebook)
+    assert not any(word in text for word in ("sys.path", "/home/", "/tmp/", "/root/", "/work/"))
+
+
+def test_the_makefile_runs_nbval_like_this_test():
+    makefile = (paths.ROOT / "Makefile").read_text()
+    assert all(option in makefile for option in NBVAL)
+
+
+def test_nbval_fails_when_a_checked_number_is_changed(tmp_path):
+    for name, kept, mark in (("right", "42", CHECKED), ("changed", "43", CHECKED), ("ignored", "43", IGNORED)):
+        cell = new_code_cell("6 * 7", execution_count=1, metadata={"tags": [mark]})
+        cell.outputs = [new_output("execute_result", {"text/plain": kept}, execution_count=1)]
+        content = new_notebook(cells=[cell], metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
+        nbformat.write(content, tmp_path / f"{name}.ipynb")
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", "--rootdir", str(tmp_path), *NBVAL]
+    result = subprocess.run([*command, str(tmp_path)], cwd=tmp_path, capture_output=True, text=True)
+    lines = [line.split(" - ")[0] for line in result.stdout.splitlines() if line.startswith(("PASSED", "FAILED"))]
+    assert result.returncode == 1, result.stdout
+    assert sorted(lines) == ["FAILED changed.ipynb::Cell 0", "PASSED ignored.ipynb::Cell 0", "PASSED right.ipynb::Cell 0"]

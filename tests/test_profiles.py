@@ -1,0 +1,214 @@
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from cartoonlib import paths, profiles
+from cartoonlib.paths import InputError
+from cartoonlib.profiles import LOSSES, PUBLISHED, Profile, ablations, from_dict, load, published_weights, scale_free_weights
+from cartoonlib.training import NOT_IN_KEY, PRETRAIN_SETTINGS
+
+FIELDS = {field.name: field.type for field in dataclasses.fields(Profile)}
+FILES = sorted(p.stem for p in paths.PROFILES.glob("*.yaml") if p.stem != "ablations")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "PROFILES", tmp_path)
+    return tmp_path
+
+
+# --- the files ---------------------------------------------------------------------------------------------------
+
+
+def test_the_three_profiles_are_there():
+    assert {"smoke", "quick", "paper"} <= set(FILES)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_keys_and_types_of_every_profile(name):
+    written = yaml.safe_load((paths.PROFILES / f"{name}.yaml").read_text()) or {}
+    assert set(written) <= set(FIELDS) - {"name"}
+    profile = load(name)
+    assert profile.name == name
+    for key, kind in FIELDS.items():
+        value = getattr(profile, key)
+        assert type(value) is (tuple if kind == tuple[str, ...] else kind), key
+        assert key == "name" or key not in written or value == (tuple(written[key]) if type(value) is tuple else written[key])
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_ablation_of_every_profile(name):
+    profile = load(name)
+    rows = ablations(profile)
+    assert set(rows) == {"full", "sweep", "without", "seed"}
+    titles = [title for group in rows.values() for title in group]
+    assert len(titles) == len(set(titles))
+    assert all(row.train_steps == profile.ablation_steps for group in rows.values() for row in group.values())
+    assert rows["full"]["full method"] == profile.replace(train_steps=profile.ablation_steps)
+
+
+def changes(row: Profile, base: Profile) -> dict:
+    return {key: getattr(row, key) for key in FIELDS if getattr(row, key) != getattr(base, key)}
+
+
+def test_what_each_ablation_changes():
+    base = load("quick")
+    rows, base = ablations(base), base.replace(train_steps=base.ablation_steps)
+    for title, row in rows["sweep"].items():
+        (key,) = changes(row, base)
+        assert getattr(row, key) == pytest.approx(4 * getattr(base, key)) and key in title
+    without = [changes(row, base) for row in rows["without"].values()]
+    assert without == [{key: 0.0} for key in LOSSES]
+    seed = rows["seed"].pop("seed")
+    defects = {"skips": False, "color_shift": "pixel", "sigmoid": True, "tanh": True, "slope": 0.01, "output_eps": 0.1}
+    assert defects.items() <= changes(seed, base).items()
+    repaired = [changes(row, seed) for row in rows["seed"].values()]
+    assert repaired == [{key: getattr(base, key)} for key in defects]  # one at a time, in the order of SEED.md
+
+
+def test_smoke_is_quick_and_quick_is_smaller_than_paper():
+    smoke, quick, paper = load("smoke"), load("quick"), load("paper")
+    for key in ("size", "pretrain_steps", "train_steps", "ablation_steps"):
+        assert getattr(smoke, key) < getattr(quick, key) < getattr(paper, key)
+    assert (paper.size, paper.batch, paper.pretrain_steps, paper.train_steps) == (128, 16, 50_000, 30_000)
+    assert paper.generator_rate == 2e-4 and paper.perceptual == "vgg19"
+
+
+# --- bad input ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"contents": 1.0}, "Unknown setting `contents`. Did you mean `content`?"),
+        ({"qqqqq": 1}, "Unknown setting `qqqqq`. Known settings: name, faces"),
+        ({3: 1}, "Unknown setting `3`"),
+        ({"batch": "16"}, "`batch` must be of type int, not '16'"),
+        ({"batch": 16.0}, "`batch` must be of type int, not 16.0"),
+        ({"batch": True}, "`batch` must be of type int, not True"),
+        ({"content": False}, "`content` must be of type float, not False"),
+        ({"skips": 1}, "`skips` must be of type bool, not 1"),
+        ({"generator_rate": "2e-4"}, "write 2.0e-4"),
+        ({"faces": "ffhq"}, "`faces` must be a list of names, not 'ffhq'"),
+        ({"faces": [1]}, "`faces` must be a list of names"),
+        ({"faces": []}, "must be a list with one name or more"),
+        ({"content": None}, "`content` must be of type float, not None"),
+        ({"content": -1}, "`content` must be 0 or more"),
+        ({"content": float("nan")}, "`content` must be 0 or more"),
+        ({"batch": 0}, "`batch` must be 1 or more"),
+        ({"size": 16}, "`size` must be 32 or more"),
+        ({"test_fraction": 1.0}, "between 0 and 1"),
+        ({"ema": 1.0}, "from 0 to below 1"),
+        ({"slope": 0}, "`slope` must be more than 0"),
+        ({"precision": "fp16"}, "auto, bf16 or fp32"),
+        ({"perceptual": "vgg"}, "vgg19 or efficientnet_lite0"),
+        ({"landmarks": "faceapi68"}, "onet or fan"),
+        ({"superpixels": "quickshift"}, "slic or felzenszwalb"),
+        ({"color_shift": "image"}, "batch or pixel"),
+    ],
+)
+def test_wrong_settings_are_refused_in_one_sentence(settings, message):
+    with pytest.raises(InputError) as error:
+        from_dict({"name": "test"} | settings)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_int_is_a_float_and_a_list_is_a_tuple():
+    profile = from_dict({"name": "test", "content": 2, "faces": ["a", "b"]})
+    assert type(profile.content) is float and profile.faces == ("a", "b")
+    assert profile.replace(content=3).content == 3.0
+    with pytest.raises(InputError, match="Did you mean `content`"):
+        profile.replace(contnt=3)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        profile.content = 1.0
+
+
+@pytest.mark.parametrize("name", ["nonsense", "ablations", "../profiles/quick", ""])
+def test_an_unknown_profile_names_the_known_ones(name):
+    with pytest.raises(InputError, match="paper, quick, .*smoke"):
+        load(name)
+
+
+def test_broken_files_are_refused(folder):
+    for content, message in (("a: [", "not valid YAML"), ("- a\n- b", "key: value"), ("rate: 1", "Unknown setting")):
+        (folder / "mine.yaml").write_text(content)
+        with pytest.raises(InputError, match=message):
+            load("mine")
+    (folder / "mine.yaml").write_text("generator_rate: 2e-4")
+    with pytest.raises(InputError, match="write 2.0e-4"):
+        load("mine")
+    (folder / "mine.yaml").write_text("# nothing\n")
+    assert load("mine", {"batch": 3}) == Profile(name="mine", batch=3)
+
+
+@pytest.mark.parametrize(
+    "row, message", [("contnt: x4", "Did you mean `content`"), ("superpixels: xyz", "superpixels"), ("content: y4", "content")]
+)
+def test_wrong_ablations_are_refused(folder, row, message):
+    (folder / "ablations.yaml").write_text(f"sweep:\n  more: {{{row}}}\n")
+    with pytest.raises(InputError, match=message):
+        ablations(Profile(name="test"))
+
+
+def test_a_row_may_change_its_own_steps(folder):
+    (folder / "ablations.yaml").write_text("sweep:\n  longer: {train_steps: 70}\n")
+    assert ablations(Profile(name="test"))["sweep"]["longer"].train_steps == 70
+
+
+def test_the_command_prints_a_profile_or_one_sentence():
+    def run(*arguments):
+        return subprocess.run([sys.executable, "-m", "cartoonlib.profiles", *arguments],
+                              cwd=paths.ROOT, capture_output=True, text=True)  # fmt: skip
+
+    shown = run("smoke")
+    settings = yaml.safe_load(shown.stdout)
+    assert shown.returncode == 0
+    assert from_dict(settings | {key: list(settings[key]) for key in ("faces", "styles")}) == load("smoke")
+    wrong = run("nonsense")
+    assert wrong.returncode == 1 and wrong.stderr.count("\n") == 1 and "choose one of paper, quick" in wrong.stderr
+
+
+# --- weights and keys --------------------------------------------------------------------------------------------
+
+
+def test_published_weights_have_the_effect_that_the_seed_page_names():
+    seed = scale_free_weights(PUBLISHED["seed"], size=128, channels=512, magnitude=1.0)
+    assert seed["total_variation"] == pytest.approx(0.2035, abs=1e-4)
+    assert seed["content"] == seed["structure"] == pytest.approx(2.29e-3, rel=1e-3)
+    assert (seed["surface"], seed["texture"]) == (0.1, 1.0)
+    assert scale_free_weights(PUBLISHED["seed"], 128, 512, 3.5)["content"] == pytest.approx(3.5 * seed["content"])
+    readme = scale_free_weights(PUBLISHED["seed README"], 128, 512, 1.0)
+    assert readme["total_variation"] == pytest.approx(2.0, rel=0.03)
+    assert readme["content"] == pytest.approx(1.5e-4, rel=0.03)
+    assert readme["structure"] == pytest.approx(4.6e-6, rel=0.03)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_converter_has_an_inverse(name):
+    setting = (96, 40, 0.7)
+    there = scale_free_weights(PUBLISHED[name], *setting)
+    assert published_weights(there, *setting) == pytest.approx(PUBLISHED[name])
+    assert "landmark" not in published_weights(there | {"landmark": 5.0, "color": 1.0}, *setting)  # nobody published it
+
+
+def test_keys_are_stable_and_ignore_what_changes_no_result():
+    base = Profile(name="a")
+    assert base.key() == Profile(name="b").key() and len(base.key()) == 8
+    assert base.key((), "hash") != base.key() != base.replace(seed=1).key()
+    assert base.key(NOT_IN_KEY) == base.replace(styles=["x"], log_every=7, checkpoint_every=9, ablation_steps=3).key(NOT_IN_KEY)
+    for change in ({"train_steps": 7}, {"content": 0.5}, {"ema": 0.5}, {"skips": False}, {"faces": ["x"]}):
+        assert base.key(NOT_IN_KEY) != base.replace(**change).key(NOT_IN_KEY)
+
+
+def test_the_key_is_the_same_in_another_process():
+    code = "from cartoonlib.profiles import Profile; print(Profile(name='a').key())"
+    other = subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, capture_output=True, text=True)
+    assert other.stdout.strip() == Profile(name="c").key()
+
+
+def test_named_settings_exist():
+    assert set(NOT_IN_KEY) | set(PRETRAIN_SETTINGS) | set(LOSSES) <= set(FIELDS)
+    assert not set(LOSSES) & set(PRETRAIN_SETTINGS)

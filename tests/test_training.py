@@ -1,0 +1,387 @@
+"""Training on a handful of 32 px pictures: resuming, guards, what is written, and where gradients flow."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from cartoonlib import losses, training
+from cartoonlib.networks import count_parameters
+from cartoonlib.paths import InputError
+from cartoonlib.profiles import Profile
+from cartoonlib.training import Run, TrainingStopped, load_generator, pick_dtype, pretrain, train
+
+TINY = Profile(
+    name="tiny", size=32, batch=2, perceptual="efficientnet_lite0", segments=20, pretrain_steps=6, train_steps=8,
+    log_every=2, checkpoint_every=3, ema=0.5, precision="fp32",
+)  # fmt: skip
+
+
+def silent(_line: str) -> None:
+    pass
+
+
+def log_without_seconds(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def snapshot(folder):
+    return {str(p): (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def break_at(monkeypatch, step: int):
+    """Training stops short when it asks for the photos of this step, as if Ctrl-C had been pressed."""
+    batch = training.data.batch
+
+    def interrupted(images, size, count, seed, at, *rest):
+        if at == step:
+            raise KeyboardInterrupt
+        return batch(images, size, count, seed, at, *rest)
+
+    monkeypatch.setattr(training.data, "batch", interrupted)
+
+
+def keep_checkpoints(monkeypatch) -> list[dict]:
+    """The state of both networks and optimizers when a loop ends, which finish() throws away."""
+    states = []
+    finish = training._Loop.finish
+
+    def finish_and_keep(self, *arguments, **about):
+        states.append({name: part.state_dict() for name, part in self.parts.items()})
+        return finish(self, *arguments, **about)
+
+    monkeypatch.setattr(training._Loop, "finish", finish_and_keep)
+    return states
+
+
+def assert_equal(a, b, path="state"):
+    assert type(a) is type(b), path
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        for key in a:
+            assert_equal(a[key], b[key], f"{path}.{key}")
+    elif isinstance(a, (list, tuple)):
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_equal(x, y, f"{path}[{i}]")
+    else:
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, face_set, cartoon_set):
+    """Runs that nobody interrupted, by precision: (folder of runs, run, final state of everything)."""
+    made = {}
+
+    def get(precision: str):
+        if precision not in made:
+            folder = tmp_path_factory.mktemp(precision)
+            profile = TINY.replace(precision=precision)
+            with pytest.MonkeyPatch.context() as monkeypatch:
+                states = keep_checkpoints(monkeypatch)
+                run = train(profile, folder, face_set, cartoon_set, "drawn", progress=silent)
+            made[precision] = folder, run, states
+        return made[precision]
+
+    return get
+
+
+# --- resuming ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["fp32", "auto"])
+def test_a_run_that_was_killed_goes_on_to_the_same_bits(precision, finished, tmp_path, monkeypatch, face_set, cartoon_set):
+    """Killed at step 5 of 6 of pretraining and at step 7 of 8 of training: checkpoints are at 3 and 6, logs at 2, 4, 6."""
+    _, whole, states = finished(precision)
+    profile = TINY.replace(precision=precision)
+
+    def again():
+        return train(profile, tmp_path, face_set, cartoon_set, "drawn", progress=silent)
+
+    with monkeypatch.context() as patch:
+        break_at(patch, 5)
+        with pytest.raises(KeyboardInterrupt):
+            again()
+    (killed,) = tmp_path.iterdir()
+    assert (killed / "checkpoint.pt").exists() and not (killed / "summary.json").exists()
+    steps_done = []
+    with monkeypatch.context() as patch:
+        count_steps(patch, steps_done)
+        break_at(patch, 7)
+        with pytest.raises(KeyboardInterrupt):
+            again()
+    assert steps_done[:3] == [3, 4, 5]  # pretraining went on after its checkpoint and did not begin anew
+    with monkeypatch.context() as patch:
+        count_steps(patch, steps_done := [])
+        resumed_states = keep_checkpoints(patch)
+        run = again()
+    assert sorted(set(steps_done)) == [6, 7]
+    assert_equal(resumed_states[-1], states[-1])  # generator, both discriminators, EMA, both optimizers
+    assert run.folder.name == whole.folder.name
+    name = "generator.safetensors"
+    assert (run.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+    for folder in (run.folder, killed):
+        original = whole.folder.parent / folder.name
+        log = log_without_seconds(folder)
+        assert log == log_without_seconds(original)
+        assert [row["step"] for row in log] == sorted({row["step"] for row in log})
+    assert {p.name for p in run.folder.iterdir()} == {name, "metrics.jsonl", "summary.json", "samples"}
+    assert sorted(run.samples()) == list(range(9))
+    assert all(np.array_equal(image, whole.samples()[step]) for step, image in run.samples().items())
+
+
+def count_steps(monkeypatch, steps: list):
+    batch = training.data.batch
+
+    def counted(images, size, count, seed, step, *rest):
+        steps.append(step)
+        return batch(images, size, count, seed, step, *rest)
+
+    monkeypatch.setattr(training.data, "batch", counted)
+
+
+def test_a_finished_run_returns_at_once_and_touches_nothing(finished, face_set, cartoon_set, monkeypatch):
+    folder, run, _ = finished("fp32")
+    before = snapshot(folder)
+    monkeypatch.setattr(training.data, "batch", None)  # would fail if anything were trained
+    again = train(TINY, folder, face_set, cartoon_set, "drawn", progress=silent)
+    other_logs = train(TINY.replace(log_every=5), folder, face_set, cartoon_set, "drawn", progress=silent)
+    assert again.folder == other_logs.folder == run.folder and again.summary == run.summary
+    assert snapshot(folder) == before
+
+
+def test_a_run_of_older_code_is_used_and_said_to_be_so(finished, face_set, cartoon_set, monkeypatch):
+    folder, run, _ = finished("fp32")
+    monkeypatch.setattr(training, "code_hash", lambda: "newer")
+    lines = []
+    assert train(TINY, folder, face_set, cartoon_set, "drawn", progress=lines.append).folder == run.folder
+    assert len(lines) == 1 and "earlier version" in lines[0] and str(run.folder) in lines[0]
+
+
+def test_what_names_a_run(tmp_path, monkeypatch, face_set, cartoon_set):
+    """Another seed, weight or style is another run; rows that differ in loss weights share their pretraining."""
+    monkeypatch.setattr(training, "_finished", lambda folder, _progress: folder.name)  # names only
+    names = {
+        train(profile, tmp_path, face_set, cartoon_set, style, progress=silent)
+        for profile, style in ((TINY, "drawn"), (TINY.replace(seed=1), "drawn"), (TINY.replace(content=0), "drawn"), (TINY, "b"))
+    }
+    assert len(names) == 4
+    base = pretrain(TINY, tmp_path, face_set, silent)
+    assert pretrain(TINY.replace(content=0, texture=3, segments=9, ema=0.9), tmp_path, face_set, silent) == base
+    others = {pretrain(TINY.replace(**change), tmp_path, face_set, silent)
+              for change in ({"seed": 1}, {"skips": False}, {"slope": 0.1}, {"batch": 3}, {"pretrain_steps": 5})}  # fmt: skip
+    assert len(others | {base}) == 6
+
+
+def test_a_checkpoint_holds_everything_and_nothing_that_runs_code(tmp_path, monkeypatch, face_set, cartoon_set):
+    break_at(monkeypatch, 7)
+    with pytest.raises(KeyboardInterrupt):
+        train(TINY.replace(pretrain_steps=2), tmp_path, face_set, cartoon_set, "drawn", progress=silent)
+    (path,) = tmp_path.glob("drawn-*/checkpoint.pt")
+    state = torch.load(path, weights_only=True)
+    assert {"generator", "d_surface", "d_texture", "ema", "g_optimizer", "d_optimizer", "step", "seconds"} <= set(state)
+    assert state["step"] == 6 and state["ema"]["n_averaged"] == 6
+    assert all(entry["step"] == 6 for entry in state["g_optimizer"]["state"].values())
+    assert len(state["d_optimizer"]["state"]) == 2 * 14  # weight and bias of seven convolutions, twice
+    assert any(not torch.equal(state["generator"][k], state["ema"][f"module.{k}"]) for k in state["generator"])
+
+
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_old_one(tmp_path, monkeypatch, face_set):
+    replace, saved = training.os.replace, []
+
+    def killed(source, target):
+        if target.name == "checkpoint.pt":
+            saved.append(target)
+            if len(saved) == 2:
+                raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(training.os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(TINY.replace(checkpoint_every=2), tmp_path, face_set, silent)
+    assert torch.load(saved[0], weights_only=True)["step"] == 2
+    assert sorted(p.name for p in saved[0].parent.iterdir()) == ["checkpoint.pt", "metrics.jsonl"]
+
+
+def test_a_folder_without_a_finished_run_says_so(tmp_path):
+    with pytest.raises(InputError, match="no finished run"):
+        Run.open(tmp_path)
+
+
+# --- what comes out ----------------------------------------------------------------------------------------------
+
+
+def test_what_a_run_leaves(finished, face_set, cartoon_set):
+    folder, run, _ = finished("fp32")
+    generator = load_generator(run.folder / "generator.safetensors")
+    assert generator.settings() == {"slope": 0.2, "tanh": False, "skips": True, "filter_eps": 0.01}
+    assert not generator.training and count_parameters(generator) == 0
+    with safe_open(run.folder / "generator.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["about"])["title"] == "drawn, full method"
+    summary = json.loads((run.folder / "summary.json").read_text())
+    assert Run.open(run.folder).summary == summary == run.summary
+    assert (summary["steps"], summary["dtype"], summary["data"]) == (8, "torch.float32", [face_set.hash, cartoon_set.hash])
+    assert [row["step"] for row in run.log()] == [2, 4, 6, 8]
+    for row in run.log():
+        assert set(row) == {*losses_of_a_row(), "step", "seconds"}
+        assert all(math.isfinite(value) for value in row.values())
+    assert sorted(run.samples()) == list(range(9))
+    assert all(images.shape == (2, 32, 32, 3) and images.dtype == np.uint8 for images in run.samples().values())
+
+
+def losses_of_a_row():
+    names = "content color structure surface texture total_variation landmark total d_surface d_texture contrast"
+    return names.split()
+
+
+def test_the_averaged_generator_is_the_one_that_is_kept(finished):
+    _, run, states = finished("fp32")
+    kept = run.generator().state_dict()
+    assert all(torch.equal(kept[name], states[-1]["ema"][f"module.{name}"]) for name in kept)
+    assert any(not torch.equal(kept[name], states[-1]["generator"][name]) for name in kept)
+
+
+def test_the_total_is_the_weighted_sum(finished):
+    _, run, _ = finished("fp32")
+    row = run.log()[-1]
+    weighted = sum(getattr(TINY, name) * row[name] for name in losses_of_a_row()[:7])
+    assert row["total"] == pytest.approx(weighted, rel=1e-4)
+
+
+def test_precision(finished):
+    assert pick_dtype(TINY, torch.device("cpu")) == torch.float32
+    assert pick_dtype(TINY.replace(precision="bf16"), torch.device("cpu")) == torch.bfloat16
+    _, full, _ = finished("fp32")
+    _, auto, _ = finished("auto")
+    assert auto.summary["dtype"] == str(pick_dtype(TINY.replace(precision="auto"), torch.device("cpu")))
+    for name in ("content", "color", "landmark", "surface"):  # the same training, to bf16's three digits
+        assert auto.log()[0][name] == pytest.approx(full.log()[0][name], rel=0.1)
+
+
+def test_pretraining_learns(tmp_path, face_set):
+    run = pretrain(TINY.replace(pretrain_steps=60, generator_rate=1e-3, log_every=10), tmp_path, face_set, silent)
+    values = [row["pixel_l1"] for row in run.log()]
+    assert values[-1] < 0.6 * values[0]
+    assert run.log()[-1]["contrast"] > 0.5
+
+
+def test_training_without_pretraining_is_possible(tmp_path, face_set):
+    run = pretrain(TINY.replace(pretrain_steps=0), tmp_path, face_set, silent)
+    untrained = training.build_generator(TINY).state_dict()
+    assert run.log() == [] and all(torch.equal(v, untrained[k]) for k, v in run.generator().state_dict().items())
+
+
+def test_progress_shows_step_and_time_left(tmp_path, face_set):
+    lines = []
+    pretrain(TINY, tmp_path, face_set, lines.append)
+    assert lines[-1].startswith("pretraining: step 6/6, 0.0 min left") and len(lines) <= 6
+
+
+# --- guards ------------------------------------------------------------------------------------------------------
+
+
+def spoil(monkeypatch, from_call: int, value: float):
+    """The colour loss is not a number from a certain step on."""
+    color, calls = losses.color, []
+
+    def spoiled(*arguments):
+        calls.append(1)
+        return color(*arguments) * (value if len(calls) > from_call else 1)
+
+    monkeypatch.setattr(training.losses, "color", spoiled)
+
+
+@pytest.mark.parametrize("first_bad", [4, 5, 6])  # between two logs, between checkpoint and log, right after both
+def test_a_loss_that_is_no_number_stops_and_keeps_a_good_checkpoint(first_bad, tmp_path, monkeypatch, face_set, cartoon_set):
+    profile = TINY.replace(log_every=4, checkpoint_every=3, pretrain_steps=2)
+    with monkeypatch.context() as patch:
+        spoil(patch, first_bad, math.nan)
+        with pytest.raises(TrainingStopped, match="drawn.*the loss \\w+ is not a finite number. Lower the rates") as error:
+            train(profile, tmp_path, face_set, cartoon_set, "drawn", progress=silent)
+    assert "\n" not in str(error.value)
+    (path,) = tmp_path.glob("drawn-*/checkpoint.pt")
+    state = torch.load(path, weights_only=True)
+    assert state["step"] == (3 if first_bad < 6 else 6)
+    assert all(tensor.isfinite().all() for tensor in state["generator"].values())
+    train(profile, tmp_path, face_set, cartoon_set, "drawn", progress=silent)  # goes on from there once it is mended
+
+
+def test_bad_weights_do_not_overwrite_a_good_checkpoint(tmp_path, monkeypatch, face_set):
+    """A finite loss whose gradient is not: the weights are bad one step before a loss shows it."""
+    step_of = torch.optim.Adam.step
+    steps = []
+
+    def step(self, *arguments):
+        step_of(self, *arguments)
+        steps.append(1)
+        if len(steps) == 4:
+            next(iter(self.param_groups[0]["params"])).data.fill_(math.inf)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    with pytest.raises(TrainingStopped, match="pretraining.*not a finite number"):
+        pretrain(TINY.replace(checkpoint_every=2, log_every=3), tmp_path, face_set, silent)
+    (path,) = tmp_path.glob("*/checkpoint.pt")
+    assert torch.load(path, weights_only=True)["step"] == 2
+
+
+def test_a_flat_picture_stops(tmp_path, monkeypatch, face_set, cartoon_set):
+    pretrain(TINY, tmp_path, face_set, silent)
+    forward = training.Generator.forward
+    monkeypatch.setattr(training.Generator, "forward", lambda self, x: forward(self, x) * 0.05)
+    with pytest.raises(TrainingStopped, match="collapsed to a flat picture.*Pretrain longer") as error:
+        train(TINY, tmp_path, face_set, cartoon_set, "drawn", progress=silent)
+    assert "\n" not in str(error.value) and issubclass(TrainingStopped, InputError)
+    assert not list(tmp_path.glob("drawn-*/summary.json"))
+
+
+# --- gradients ---------------------------------------------------------------------------------------------------
+
+
+def leaves(tensor: torch.Tensor) -> set[int]:
+    """Ids of the parameters that a backward pass from here would reach."""
+    found, seen, stack = set(), set(), [tensor.grad_fn]
+    while stack:
+        function = stack.pop()
+        if function is None or function in seen:
+            continue
+        seen.add(function)
+        if hasattr(function, "variable"):
+            found.add(id(function.variable))
+        stack += [following for following, _ in function.next_functions]
+    return found
+
+
+def test_each_update_reaches_its_own_networks_only(tmp_path, monkeypatch, face_set, cartoon_set):
+    """The seed's discriminator updates send gradients through the generator, and VGG19's weights collect them."""
+    networks, reached, frozen = {}, {}, []
+    loop = training._Loop.__init__
+
+    def init(self, *arguments):
+        loop(self, *arguments)
+        networks.update({name: part for name, part in self.parts.items() if isinstance(part, torch.nn.Module)})
+
+    monkeypatch.setattr(training._Loop, "__init__", init)
+    for name in ("content", "structure", "color", "total_variation", "landmark", "adversarial_generator",
+                 "adversarial_discriminator"):  # fmt: skip
+
+        def spied(*arguments, original=getattr(losses, name), name=name):
+            value = original(*arguments)
+            reached.setdefault(name, []).append(leaves(value))
+            return value
+
+        monkeypatch.setattr(training.losses, name, spied)
+    perceptual = training.features.PERCEPTUAL["efficientnet_lite0"]
+
+    def build():
+        frozen.append(perceptual())
+        return frozen[-1]
+
+    monkeypatch.setitem(training.features.PERCEPTUAL, "efficientnet_lite0", build)
+    train(TINY.replace(train_steps=1, pretrain_steps=1), tmp_path, face_set, cartoon_set, "drawn", progress=silent)
+    of = {name: {id(p) for p in networks[name].parameters()} for name in ("generator", "d_surface", "d_texture")}
+    assert reached.pop("adversarial_discriminator") == [of["d_surface"], of["d_texture"]]
+    assert len(reached) == 6 and all(ids == of["generator"] for calls in reached.values() for ids in calls)
+    assert all(p.grad is None for p in frozen[0].parameters()) and not frozen[0].training
