@@ -169,7 +169,7 @@ def structure(
         method: a key of SEGMENTATIONS. `slic` is the seed's default, `felzenszwalb` the paper's.
     """
     arrays = (images.detach().float().permute(0, 2, 3, 1).cpu().numpy() * 0.5 + 0.5).clip(0, 1)
-    arrays = np.nan_to_num(arrays)  # SLIC raises on NaN, before the losses can show it and training stop with a sentence
+    arrays = np.nan_to_num(arrays)  # SLIC raises on NaN, before the losses show it and training stops with a sentence
     segment = SEGMENTATIONS[method]
     filled = [fill_segments(image, segment(image, segments), adaptive, brighten) for image in arrays]
     result = torch.from_numpy(np.stack(filled).astype(np.float32)).permute(0, 3, 1, 2)

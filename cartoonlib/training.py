@@ -155,8 +155,7 @@ class _Loop:
             self._sums[name] = self._sums.get(name, 0) + value.detach()
         self._count += 1
 
-    def _means(self) -> dict[str, float]:
-        """Mean losses since the last log line; TrainingStopped if they show that the run has gone wrong."""
+    def _log(self) -> None:
         row = {name: float(value) / self._count for name, value in self._sums.items()}
         bad = [name for name, value in row.items() if not np.isfinite(value)]
         if bad:
@@ -169,10 +168,6 @@ class _Loop:
                 f"{self.title} stopped at step {self.step}: the output has collapsed to a flat picture (its contrast is "
                 f"{row['contrast']:.0%} of the photos'). Pretrain longer or raise the content weight."
             )
-        return row
-
-    def _log(self) -> None:
-        row = self._means()
         with (self.folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps({"step": self.step, **row, "seconds": round(self.seconds, 3)}) + "\n")
         self._sums, self._count = {}, 0
@@ -185,9 +180,9 @@ class _Loop:
             self._shown = now
 
     def save(self) -> None:
-        self._means()  # a run that has gone wrong must not overwrite its last good checkpoint, nor must bad weights:
-        if not all(p.isfinite().all() for p in self.parts["generator"].parameters()):
-            return  # the next log line finds a loss that is not finite
+        networks = [part for part in self.parts.values() if isinstance(part, nn.Module)]
+        if not all(p.isfinite().all() for network in networks for p in network.parameters()):
+            return  # the last good checkpoint stays, and the next log line stops with a loss that is not finite
         state = {name: part.state_dict() for name, part in self.parts.items()}
         state |= {"step": self.step, "seconds": self.seconds, "sums": self._sums, "count": self._count}
         buffer = io.BytesIO()

@@ -50,7 +50,14 @@ def test_training_mode_never_reaches_a_frozen_network(lite0):
 def test_images_are_normalised_as_for_imagenet(lite0):
     mean = torch.tensor(features.IMAGENET_MEAN).view(1, 3, 1, 1) * 2 - 1
     assert lite0.normalised(mean).abs().max() < 1e-6
-    assert lite0.normalised(torch.ones(1, 3, 1, 1)).flatten().tolist() == pytest.approx([2.2489, 2.4286, 2.6400], abs=1e-3)
+    white = lite0.normalised(torch.ones(1, 3, 1, 1)).flatten().tolist()
+    assert white == pytest.approx([2.2489, 2.4286, 2.6400], abs=1e-3)
+    seen = []
+    handle = lite0.layers._conv_stem.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    images = torch.rand(1, 3, 32, 32) * 2 - 1
+    lite0(images), lite0.embed(images)
+    handle.remove()
+    assert len(seen) == 2 and all(torch.equal(x, lite0.normalised(images)) for x in seen)
 
 
 # --- VGG19 -------------------------------------------------------------------------------------------------------
