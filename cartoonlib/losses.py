@@ -30,17 +30,16 @@ def content(output_features: Tensor, photo_features: Tensor) -> Tensor:
     return relative_l1(output_features, photo_features)
 
 
-def color(output: Tensor, photo: Tensor, luma: float = 0.3) -> Tensor:
-    """L1 between the local mean colours of output and photo, (B, 3, H, W) in [-1, 1]. Not in the paper.
+def color(output: Tensor, photo: Tensor) -> Tensor:
+    """L1 between the local mean colours (YUV) of output and photo, (B, 3, H, W) in [-1, 1]. Not in the paper.
 
     Part of the content loss with a weight of its own. The texture branch sees grey images, and deep features hardly
-    see hue, so nothing else holds the colour of skin: without this term red and green patches spread over faces. The
-    window (1/16 of the side) leaves contours free; `luma` holds lightness less strictly than chroma.
+    see hue, so nothing else holds the colour of skin: without this term red and green patches spread over faces,
+    light skin bleaches and dark skin darkens. The window (1/16 of the side) leaves contours free.
     """
     matrix = torch.tensor(RGB_TO_YUV, device=output.device)
-    weight = torch.tensor([luma, 1.0, 1.0], device=output.device).view(1, 3, 1, 1)
     difference = torch.einsum("yc,bchw->byhw", matrix, output.float() - photo.detach().float())
-    return (weight * box_mean(difference, max(1, output.shape[-1] // 32)).abs()).mean()
+    return box_mean(difference, max(1, output.shape[-1] // 32)).abs().mean()
 
 
 def structure(output_features: Tensor, structure_features: Tensor) -> Tensor:

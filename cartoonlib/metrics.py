@@ -71,7 +71,7 @@ def kid(x: np.ndarray, y: np.ndarray) -> Estimate:
 
 
 def frechet(x: np.ndarray, y: np.ndarray) -> Estimate:
-    """Frechet distance of two Gaussians fitted to features (n, d) and (m, d) (Dowson & Landau 1982; Heusel et al. 2017).
+    """Frechet distance of two Gaussians fitted to features (n, d) and (m, d) (Dowson & Landau 1982, Heusel 2017).
 
     It grows as n falls: compare values of equal n only.
     """

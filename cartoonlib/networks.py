@@ -12,7 +12,7 @@ from .representations import guided_filter
 
 
 def _convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, slope: float = 0.2) -> nn.Conv2d:
-    """A convolution that keeps the variance through a LeakyReLU (He et al. 2015): there is no normalisation to do it."""
+    """A convolution that keeps the variance through a LeakyReLU (He et al. 2015), as there is no normalisation."""
     layer = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2)
     nn.init.kaiming_normal_(layer.weight, a=slope)
     nn.init.zeros_(layer.bias)
@@ -34,7 +34,7 @@ class ResidualBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """Photo to cartoon: a U-Net with two scales, 4 residual blocks and additive skips (White-box, section 3 and appendix).
+    """Photo to cartoon: a U-Net with two scales, 4 residual blocks and additive skips (White-box, appendix).
 
     `forward` returns the cartoon, `guided_filter(photo, unfiltered(photo), radius=1)`; images are (B, 3, H, W) RGB in
     [-1, 1] of any height and width. The output is linear, as in White-box, so it can leave [-1, 1] slightly; only a

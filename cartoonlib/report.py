@@ -55,22 +55,16 @@ class Report:
     def faces(self) -> "data.ImageSet":
         """The photos: all face sets of the profile as one."""
         p = self.profile
-        return data.join(
-            [
-                data.prepare(s, p.size, limit=p.face_limit, test_fraction=p.test_fraction, kind="faces", progress=progress)
-                for s in p.faces
-            ]
-        )
+        return data.join([self._prepare(source, p.face_limit, "faces") for source in p.faces])
 
     def cartoons(self) -> dict[str, "data.ImageSet"]:
         """Style -> its cartoons."""
         p = self.profile
-        return {
-            s: data.prepare(
-                s, p.size, limit=p.cartoon_limit, test_fraction=p.test_fraction, kind="cartoons", progress=progress
-            )
-            for s in p.styles
-        }
+        return {style: self._prepare(style, p.cartoon_limit, "cartoons") for style in p.styles}
+
+    def _prepare(self, source: str, limit: int, kind: str) -> "data.ImageSet":
+        p = self.profile
+        return data.prepare(source, p.size, limit=limit, test_fraction=p.test_fraction, kind=kind, progress=progress)
 
     def figure(self, name: str, figure) -> None:
         """Show a figure and keep it as results/<profile>/figures/<name>.png."""
@@ -95,7 +89,8 @@ class Report:
 def processor() -> str:
     """Name of the CPU, as the system gives it."""
     info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
 
@@ -140,7 +135,8 @@ def execute(notebook: Path, target: Path, profile: str) -> None:
         )  # fmt: skip
     except PapermillExecutionError as error:
         text = error.evalue if error.ename in ("InputError", "TrainingStopped") else f"{error.ename}: {error.evalue}"
-        raise InputError(f"{notebook.name} stopped in cell {error.exec_count}: {text} (The notebook so far: {running})") from None
+        where = f"{notebook.name} stopped in cell {error.exec_count}"
+        raise InputError(f"{where}: {text} (The notebook so far: {running})") from None
     os.replace(running, target)
 
 
@@ -165,10 +161,10 @@ def join(profile: str) -> Path:
     import nbformat
     from nbconvert import HTMLExporter
 
-    executed = sorted((paths.RESULTS / profile / "notebooks").glob("[0-9][0-9]_*[!g].ipynb"))
+    executed = sorted((paths.RESULTS / profile / "notebooks").glob("[0-9]*.ipynb"))
     executed = [path for path in executed if ".running" not in path.name]
     if not executed:
-        raise InputError(f"No executed notebook of profile `{profile}` yet: run make reproduce PROFILE={profile} first.")
+        raise InputError(f"No executed notebook of profile {profile} yet: make reproduce PROFILE={profile} makes them.")
     whole = nbformat.read(executed[0], as_version=4)
     for path in executed[1:]:
         whole.cells += nbformat.read(path, as_version=4).cells
@@ -176,7 +172,9 @@ def join(profile: str) -> Path:
         cell.setdefault("metadata", {}).pop("papermill", None)
         if cell.cell_type == "markdown":
             cell.attachments = cell.get("attachments", {})
-    exporter = HTMLExporter(template_name="lab", embed_images=True, mathjax_url="", mermaid_js_url="", require_js_url="")
+    exporter = HTMLExporter(
+        template_name="lab", embed_images=True, mathjax_url="", mermaid_js_url="", require_js_url=""
+    )
     body, _ = exporter.from_notebook_node(whole, {"metadata": {"name": f"Facial cartoonization, profile {profile}"}})
     path = paths.RESULTS / profile / "report.html"
     write_atomic(path, body)
@@ -187,13 +185,12 @@ def update_readme(profile: str = "quick") -> None:
     """Write the results table between the README's markers, from the metrics.json of a profile."""
     content = json.loads((paths.RESULTS / profile / "metrics.json").read_text())
     rows, about = content["metrics"], content["environment"]
-    shown = [row for row in rows if row["group"] != "style" or row["style"] != rows[0]["style"]]
     table = figures.table_markdown(rows, README_METRICS)
-    note = f"n = {rows[0]['n']} held-out photos, seed {about['seed']}, {about['device']}, {about['precision']}, {about['date']}."
+    note = f"n = {rows[0]['n']} held-out photos, seed {about['seed']}, {about['device']}, {about['precision']}"
     path = paths.ROOT / "README.md"
     before, _, rest = path.read_text().partition(README_MARKERS[0])
     _, _, after = rest.partition(README_MARKERS[1])
-    write_atomic(path, f"{before}{README_MARKERS[0]}\n{table}\n\n{note}\n{README_MARKERS[1]}{after}")
+    write_atomic(path, f"{before}{README_MARKERS[0]}\n{table}\n\n{note}, {about['date']}.\n{README_MARKERS[1]}{after}")
 
 
 def main() -> None:

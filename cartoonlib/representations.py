@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from skimage import segmentation
 from torch import Tensor
 
-
 # --- surface -----------------------------------------------------------------------------------------------------
 
 

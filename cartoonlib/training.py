@@ -1,8 +1,8 @@
 """Pretraining and adversarial training: one readable loop each, logged, resumable and idempotent.
 
-A run lives in `<runs>/<name>-<hash of its settings>/`: finished, it is returned at once; interrupted, it goes on from its last
-checkpoint to the same bits (on the CPU, with the same number of threads); absent, it runs. Batches and random colour
-shifts are functions of (seed, step), so there is no random state to restore.
+A run lives in `<runs>/<name>-<hash of settings and data>/`: finished, it is returned at once; interrupted, it goes on
+from its last checkpoint to the same bits (on the CPU, with the same number of threads); absent, it runs. Batches and
+random colour shifts are functions of (seed, step), so there is no random state to restore.
 """
 
 import hashlib
@@ -160,13 +160,13 @@ class _Loop:
         bad = [name for name, value in row.items() if not np.isfinite(value)]
         if bad:
             raise TrainingStopped(
-                f"{self.title} stopped at step {self.step}: the loss {bad[0]} is not a finite number. Lower the rates or "
-                f"the weights of the losses; the last good checkpoint is in {self.folder}."
+                f"{self.title} stopped at step {self.step}: the loss {bad[0]} is not a finite number. Lower the rates "
+                f"or the weights of the losses; the last good checkpoint is in {self.folder}."
             )
         if row.get("contrast", 1.0) < 0.1:
             raise TrainingStopped(
-                f"{self.title} stopped at step {self.step}: the output has collapsed to a flat picture (its contrast is "
-                f"{row['contrast']:.0%} of the photos'). Pretrain longer or raise the content weight."
+                f"{self.title} stopped at step {self.step}: the output has collapsed to a flat picture (its contrast "
+                f"is {row['contrast']:.0%} of the photos'). Pretrain longer or raise the content weight."
             )
         with (self.folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps({"step": self.step, **row, "seconds": round(self.seconds, 3)}) + "\n")
@@ -191,7 +191,12 @@ class _Loop:
 
     def finish(self, generator: Generator, **about) -> Run:
         save_generator(generator, self.folder / "generator.safetensors", title=self.title)
-        summary = {"title": self.title, "steps": self.steps, "seconds": round(self.seconds, 1), "code": code_hash()} | about
+        summary = {
+            "title": self.title,
+            "steps": self.steps,
+            "seconds": round(self.seconds, 1),
+            "code": code_hash(),
+        } | about
         write_atomic(self.folder / "summary.json", json.dumps(summary, indent=1))
         (self.folder / "checkpoint.pt").unlink(missing_ok=True)  # 26 MB that nothing needs once the run is whole
         return Run(self.folder, summary)
@@ -205,7 +210,7 @@ def code_hash() -> str:
 
 
 def _finished(folder: Path, progress: Callable) -> Run | None:
-    """The run in a folder if it is whole. One that older code made is used, and said to be so: hours are not thrown away."""
+    """The run in a folder, if whole. One that older code made is used and said to be so: hours are not thrown away."""
     if not (folder / "summary.json").exists():
         return None
     run = Run.open(folder)
@@ -228,7 +233,12 @@ def pretrain(profile: Profile, runs: Path, faces: "data.ImageSet", progress: Cal
     optimizer = _adam(generator, profile.generator_rate)
     photos = faces.part("train")
     loop = _Loop(
-        profile, folder, "pretraining", profile.pretrain_steps, {"generator": generator, "optimizer": optimizer}, progress
+        profile,
+        folder,
+        "pretraining",
+        profile.pretrain_steps,
+        {"generator": generator, "optimizer": optimizer},
+        progress,
     )
     for step in loop:
         photo = data.batch(photos, profile.size, profile.batch, profile.seed, step, device)

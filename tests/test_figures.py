@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from cartoonlib import figures
+from cartoonlib import diagrams, figures
 from cartoonlib.networks import Generator, PatchDiscriminator, count_parameters
 from cartoonlib.paths import InputError
 
@@ -35,16 +35,16 @@ def _pipeline(faces):
     images = dict.fromkeys(("photo", "output", "surface", "structure"), faces)
     images |= {"texture": faces[..., :1], "photo_points": POINTS, "output_points": POINTS}
     networks = {"generator": 1_234_567, "d_surface": 2222, "d_texture": 3333, "perceptual": "VGG19"}
-    return figures.pipeline(images, networks)
+    return diagrams.pipeline(images, networks)
 
 
 DRAWINGS = {
     "dataset": lambda faces: figures.dataset(faces, {"Hayao": faces[:4], "Paprika": faces[:4]}),
     "representations": lambda faces: figures.representations(faces, faces, faces[..., :1], faces, POINTS),
     "pipeline": _pipeline,
-    "generator": lambda faces: figures.generator_architecture(Generator()),
-    "seed generator": lambda faces: figures.generator_architecture(Generator(0.01, True, False, 0.1)),
-    "discriminator": lambda faces: figures.discriminator_architecture(PatchDiscriminator(1, sigmoid=True)),
+    "generator": lambda faces: diagrams.generator_architecture(Generator()),
+    "seed generator": lambda faces: diagrams.generator_architecture(Generator(0.01, True, False, 0.1)),
+    "discriminator": lambda faces: diagrams.discriminator_architecture(PatchDiscriminator(1, sigmoid=True)),
     "comparison": lambda faces: figures.comparison(faces[:2], {"full method": faces[:2]}, {"full method": "content 1"}),
     "training_strip": lambda faces: figures.training_strip({1000: faces[:2], 0: faces[:2]}),
     "loss_curves": lambda faces: figures.loss_curves({"a": LOG, "b": LOG[:5]}, ["content", "d_surface"]),
@@ -74,31 +74,31 @@ def test_pipeline_names_every_loss_and_count(faces):
 
 def test_generator_labels_are_read_off_the_module():
     generator = Generator(filter_eps=0.03)
-    texts = _texts(figures.generator_architecture(generator))
+    texts = _texts(diagrams.generator_architecture(generator))
     assert f"{count_parameters(generator):,} parameters" in texts
     assert "k7n32s1" in texts and "k3n64s2" in texts and "8 × k3n128s1" in texts and "ε = 0.03" in texts
     assert "skip" in texts and "unused" not in texts and "tanh" not in texts
     generator.down2[0] = nn.Conv2d(64, 48, 5, stride=4)
     generator.blocks[1].conv2 = nn.Conv2d(128, 96, 3)
-    texts = _texts(figures.generator_architecture(generator))
+    texts = _texts(diagrams.generator_architecture(generator))
     assert "k5n48s4" in texts and "H/8 × W/8" in texts and "k3n64s2" not in texts
     assert "7 × k3n128s1\nk3n96s1" in texts and f"{count_parameters(generator):,} parameters" in texts
 
 
 def test_dead_skips_are_shown_as_unused():
-    texts = _texts(figures.generator_architecture(Generator(slope=0.01, tanh=True, skips=False)))
+    texts = _texts(diagrams.generator_architecture(Generator(slope=0.01, tanh=True, skips=False)))
     assert "skip (unused)" in texts and "tanh" in texts and "LeakyReLU 0.01" in texts
 
 
 def test_discriminator_labels_are_read_off_the_module():
     discriminator = PatchDiscriminator(3)
-    texts = _texts(figures.discriminator_architecture(discriminator))
+    texts = _texts(diagrams.discriminator_architecture(discriminator))
     assert "3 channels" in texts and "k3n128s2\nk3n128s1" in texts and "k1n1s1" in texts and "sigmoid" not in texts
     assert "43 × 43 px" in texts and "every 8 × 8 px" in texts and "7 spectrally normalised" in texts
     discriminator.layers[0] = nn.Conv2d(3, 40, 5, stride=1)
-    texts = _texts(figures.discriminator_architecture(discriminator))
+    texts = _texts(diagrams.discriminator_architecture(discriminator))
     assert "k5n40s1" in texts and "every 4 × 4 px" in texts and "spectrally" not in texts
-    assert "sigmoid" in _texts(figures.discriminator_architecture(PatchDiscriminator(1, sigmoid=True)))
+    assert "sigmoid" in _texts(diagrams.discriminator_architecture(PatchDiscriminator(1, sigmoid=True)))
 
 
 def test_only_discriminator_panels_have_the_reference_line():
@@ -131,7 +131,7 @@ def test_table():
         (lambda faces: figures.contact_sheet(faces, titles=["one"]), "16 images and 1 titles"),
         (lambda faces: figures.comparison(faces, {"a": faces[:2]}), "different numbers of images"),
         (lambda faces: figures.training_strip({}), "no samples"),
-        (lambda faces: figures.pipeline({"photo": faces}, {}), "lacks d_surface, d_texture, generator, output"),
+        (lambda faces: diagrams.pipeline({"photo": faces}, {}), "lacks d_surface, d_texture, generator, output"),
         (lambda faces: figures.loss_curves({"a": LOG}, ["other"]), "none of the losses other"),
         (lambda faces: figures.metric_bars(_rows(), "fid"), "choose one of kid_cartoon, landmark_error"),
         (lambda faces: figures.tradeoff([{"metric": "kid_cartoon"}]), "lack style"),

@@ -5,10 +5,17 @@ import sys
 import pytest
 import yaml
 
-from cartoonlib import paths, profiles
+from cartoonlib import paths
 from cartoonlib.paths import InputError
 from cartoonlib.profiles import (
-    LOSSES, PUBLISHED, Profile, ablations, from_dict, load, published_weights, scale_free_weights,
+    LOSSES,
+    PUBLISHED,
+    Profile,
+    ablations,
+    from_dict,
+    load,
+    published_weights,
+    scale_free_weights,
 )  # fmt: skip
 from cartoonlib.training import NOT_IN_KEY, PRETRAIN_SETTINGS
 

@@ -6,8 +6,16 @@ import torch.nn.functional as F
 
 from cartoonlib import representations
 from cartoonlib.representations import (
-    COLOR_SHIFT_RANGES, SEGMENTATIONS, box_mean, color_shift_weights, fill_segments, guided_filter,
-    segment_felzenszwalb, structure, surface, texture,
+    COLOR_SHIFT_RANGES,
+    SEGMENTATIONS,
+    box_mean,
+    color_shift_weights,
+    fill_segments,
+    guided_filter,
+    segment_felzenszwalb,
+    structure,
+    surface,
+    texture,
 )  # fmt: skip
 
 

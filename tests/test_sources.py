@@ -75,12 +75,11 @@ def test_unpack_refuses_members_that_leave_the_folder(tmp_path, name):
 
 
 def test_an_archive_with_a_wrong_hash_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "RAW", tmp_path)
-    (tmp_path / "npm").mkdir()
-    archive(tmp_path / "npm" / "admin-lte-4.10.0.tgz", {"package/dist/assets/img/user1-128x128.jpg": b"1"})
+    monkeypatch.setattr(paths, "PACKAGES", tmp_path)
+    archive(tmp_path / "admin-lte-4.10.0.tgz", {"package/dist/assets/img/user1-128x128.jpg": b"1"})
     with pytest.raises(InputError, match="SHA-256"):
         sources.npm_package("admin-lte")
-    assert [path.name for path in (tmp_path / "npm").iterdir()] == ["admin-lte-4.10.0.tgz"]
+    assert [path.name for path in tmp_path.iterdir()] == ["admin-lte-4.10.0.tgz"]
 
 
 # --- videos --------------------------------------------------------------------------------------------------------
