@@ -52,12 +52,12 @@ class Profile:
     checkpoint_every: int = 1000
 
     # loss weights, scale-free (see losses.py)
-    content: float = 1.0
-    color: float = 10.0  # holds colour; belongs to the content loss
-    structure: float = 1.0
+    content: float = 0.4
+    color: float = 15.0  # holds colour; belongs to the content loss
+    structure: float = 3.0
     surface: float = 0.5
-    texture: float = 0.5
-    total_variation: float = 0.5
+    texture: float = 2.5
+    total_variation: float = 0.7
     landmark: float = 5.0
 
     # representations

@@ -17,13 +17,22 @@ from torch import Tensor
 
 
 def box_mean(x: Tensor, radius: int) -> Tensor:
-    """Mean over a (2 radius + 1)-wide window, cut off at the border: (B, C, H, W) -> (B, C, H, W).
+    """Mean over a (2 radius + 1)-wide window, cut off at the border: float (B, C, H, W) -> (B, C, H, W).
 
-    Rows first, then columns: the same mean with 2 (2 radius + 1) instead of (2 radius + 1)^2 operations a pixel.
+    Columns, then rows, as depthwise convolutions in channels_last: several times faster than average pooling.
     """
-    width = 2 * radius + 1
-    x = F.avg_pool2d(x, (width, 1), stride=1, padding=(radius, 0), count_include_pad=False)
-    return F.avg_pool2d(x, (1, width), stride=1, padding=(0, radius), count_include_pad=False)
+    x = x.contiguous(memory_format=torch.channels_last)
+    ones = x.new_ones(x.shape[1], 1, 2 * radius + 1, 1)
+    sums = F.conv2d(x, ones, padding=(radius, 0), groups=x.shape[1])
+    sums = F.conv2d(sums, ones.transpose(2, 3), padding=(0, radius), groups=x.shape[1])
+    rows, columns = (_window_sizes(length, radius, x.device) for length in x.shape[-2:])
+    return sums / (rows[:, None] * columns)
+
+
+def _window_sizes(length: int, radius: int, device: torch.device) -> Tensor:
+    """How many pixels the window around each pixel of an axis holds: 2 radius + 1, and fewer at the ends."""
+    position = torch.arange(length, device=device)
+    return position.clamp(max=radius) + (length - 1 - position).clamp(max=radius) + 1
 
 
 def guided_filter(guide: Tensor, source: Tensor, radius: int, eps: float) -> Tensor:
