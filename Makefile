@@ -28,7 +28,7 @@ readme: .venv/ready ## write the results table of PROFILE into README.md
 outputs: .venv/ready ## renew the kept outputs of the notebooks' checked cells (after a change that should change them)
 	@results=$$(mktemp -d) && trap 'rm -rf "$$results"' EXIT && CARTOONLIB_RESULTS=$$results \
 		$(BIN)/jupyter nbconvert --to notebook --inplace --execute notebooks/[0-9]*.ipynb
-	@$(BIN)/nbstripout --keep-id notebooks/[0-9]*.ipynb
+	@$(BIN)/nbstripout --keep-id --keep-count notebooks/[0-9]*.ipynb
 
 lock: ## renew requirements.lock and environment.yml from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --universal --generate-hashes --no-header --no-emit-index-url \
