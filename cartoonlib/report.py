@@ -123,6 +123,7 @@ class _OneLine:
 def execute(notebook: Path, target: Path, profile: str) -> None:
     """Run one notebook with papermill; `target` appears only when it has run to its end."""
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
 
@@ -137,6 +138,11 @@ def execute(notebook: Path, target: Path, profile: str) -> None:
         text = error.evalue if error.ename in ("InputError", "TrainingStopped") else f"{error.ename}: {error.evalue}"
         where = f"{notebook.name} stopped in cell {error.exec_count}"
         raise InputError(f"{where}: {text} (The notebook so far: {running})") from None
+    except DeadKernelError:
+        raise InputError(
+            f"The kernel of {notebook.name} died, most likely for want of memory: set a smaller `batch` in the profile. "
+            "The same command goes on where this one was."
+        ) from None
     os.replace(running, target)
 
 
@@ -200,6 +206,8 @@ def main() -> None:
         reproduce(profile)
     except InputError as problem:
         sys.exit(f"\n{problem}")
+    except OSError as problem:
+        sys.exit(f"\nA file could not be read or written: {problem}. Mend that; the same command goes on from here.")
     except KeyboardInterrupt:
         sys.exit("\nStopped. The same command goes on where this one was.")
 

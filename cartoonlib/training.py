@@ -248,7 +248,7 @@ def pretrain(profile: Profile, runs: Path, faces: "data.ImageSet", progress: Cal
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        loop.record({"pixel_l1": loss, "contrast": output.detach().float().std() / photo.std()})
+        loop.record({"pixel_l1": loss})
     return loop.finish(generator, device=device.type, dtype=str(dtype), data=faces.hash)
 
 

@@ -264,7 +264,6 @@ def test_pretraining_learns(tmp_path, face_set):
     run = pretrain(TINY.replace(pretrain_steps=60, generator_rate=1e-3, log_every=10), tmp_path, face_set, silent)
     values = [row["pixel_l1"] for row in run.log()]
     assert values[-1] < 0.6 * values[0]
-    assert run.log()[-1]["contrast"] > 0.5
 
 
 def test_training_without_pretraining_is_possible(tmp_path, face_set):
