@@ -9,7 +9,7 @@ help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 reproduce: .venv/ready ## run all notebooks in order and regenerate every figure: make reproduce PROFILE=quick
-	@$(BIN)/python -m cartoonlib.report $(PROFILE)
+	@$(BIN)/python -m cartoonlib.report reproduce $(PROFILE)
 
 test: .venv/ready ## unit tests, then the notebooks under nbval
 	@$(BIN)/python -m pytest tests
@@ -20,10 +20,10 @@ lab: .venv/ready ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab --notebook-dir=notebooks
 
 report: .venv/ready ## join executed notebooks into results/PROFILE/report.html
-	@$(BIN)/python -c 'from cartoonlib.report import join; print(join("$(PROFILE)"))'
+	@$(BIN)/python -m cartoonlib.report join $(PROFILE)
 
 readme: .venv/ready ## write the results table of PROFILE into README.md
-	@$(BIN)/python -c 'from cartoonlib.report import update_readme; update_readme("$(PROFILE)")'
+	@$(BIN)/python -m cartoonlib.report readme $(PROFILE)
 
 outputs: .venv/ready ## renew the kept outputs of the notebooks' checked cells (after a change that should change them)
 	@results=$$(mktemp -d) && trap 'rm -rf "$$results"' EXIT && CARTOONLIB_RESULTS=$$results \
@@ -35,8 +35,8 @@ lock: ## renew requirements.lock and environment.yml from pyproject.toml (needs 
 		--override overrides.txt -o requirements.lock
 	$(PYTHON) tests/test_environment.py > environment.yml
 
-clean: ## delete the results of PROFILE (prepared data and .venv stay)
-	rm -rf results/$(PROFILE)
+clean: ## delete the runs, notebooks and page of PROFILE (figures, numbers, prepared data and .venv stay)
+	rm -rf results/$(PROFILE)/runs results/$(PROFILE)/notebooks results/$(PROFILE)/report.html
 
 .venv/ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": set PYTHON=/path/to/a/newer/python3")'

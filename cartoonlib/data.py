@@ -25,9 +25,9 @@ from tqdm import tqdm
 
 from . import paths
 from .paths import InputError
-from .sources import RawImage, Source, disk_errors, find, fingerprint, npm_package, raw_images
+from .sources import RawImage, Source, disk_errors, find, fingerprint, raw_images
 
-__all__ = ["ImageSet", "batch", "center_crop", "join", "npm_package", "prepare", "to_tensor", "to_uint8"]
+__all__ = ["ImageSet", "batch", "center_crop", "join", "prepare", "to_tensor", "to_uint8"]
 
 VERSION = 1  # of the preparation: raise it when the same raw images would give other arrays
 MARGIN = 1.125  # stored side / training size

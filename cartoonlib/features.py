@@ -55,7 +55,7 @@ def check_hash(path: Path, start: str) -> None:
 
 
 def vgg19_conv4_4() -> Frozen:
-    """VGG19 up to conv4_4, before its ReLU (White-box eq. 4): 512 channels at 1/8 of the size.
+    """VGG19 up to conv4_4, before its ReLU (White-box eq. 3 and 8): 512 channels at 1/8 of the size.
 
     Weights come from a file of VGG19_FILES in paths.WEIGHTS, checked by hash, else from torchvision's server.
     """

@@ -106,14 +106,14 @@ def _arrow(ax: plt.Axes, *corners: tuple[float, float], color: str = MUTED, dash
 
 @styled
 def dataset(faces: np.ndarray, cartoons: dict[str, np.ndarray]) -> plt.Figure:
-    """16 faces on the left, four cartoons of every style on the right."""
-    rows = {title: _images(images, title, 4)[:4] for title, images in cartoons.items()}
+    """Up to 16 faces on the left, up to four cartoons of every style on the right."""
+    rows = {title: _images(images, title)[:4] for title, images in cartoons.items()}
     top, left, right, pitch = 0.5, 0.15, 4.65, 1.04
     small = min(pitch, 4 * pitch / max(1, len(rows)))
     figure, ax = _canvas(WIDTH, top + 4 * pitch + 0.1)
     _text(ax, left, 0.3, "Face images", 11, ha="left", weight="bold")
     _text(ax, right, 0.3, "Cartoon images", 11, ha="left", weight="bold")
-    for i, face in enumerate(_images(faces, "faces", 16)[:16]):
+    for i, face in enumerate(_images(faces, "faces")[:16]):
         _image(ax, face, left + i % 4 * pitch, top + i // 4 * pitch, pitch - 0.04)
     for y, (title, images) in zip(np.linspace(top, top + 4 * pitch - small, max(2, len(rows))), rows.items()):
         for i, image in enumerate(images):
@@ -140,24 +140,22 @@ def representations(photos, structure, texture, surface, points) -> plt.Figure:
     return figure
 
 
-def _grid(columns: dict[str, np.ndarray], notes: dict[str, str], captions=(), rule: bool = False) -> plt.Figure:
-    """Columns of images; titles and notes above, captions below each image, a rule after the first column."""
+def _grid(columns: dict[str, np.ndarray], notes: dict[str, str], rule: bool = False) -> plt.Figure:
+    """Columns of images; titles and notes above, a rule after the first column."""
     pitch = min(1.8, (WIDTH - 0.16) / len(columns))
-    side, size, height = pitch - 0.07, 9 if pitch > 1 else 7.5, pitch + 0.2 * bool(captions)
+    side, size = pitch - 0.07, 9 if pitch > 1 else 7.5
     titles = [textwrap.fill(title, int(side / size / 0.0098)) for title in columns]
     lines = [notes.get(title, "").split("\n") for title in columns]
     notes = ["\n".join(textwrap.fill(line, int(side / size / 0.0085)) for line in part) for part in lines]
     low, high = (max(text.count("\n") + bool(text.strip()) for text in texts) for texts in (notes, titles))
     top, low = 0.1 + 0.165 * high + 0.145 * low + 0.1 * bool(high), 0.145 * low
-    figure, ax = _canvas(0.16 + pitch * len(columns), top + height * max(map(len, columns.values())) + 0.05)
+    figure, ax = _canvas(0.16 + pitch * len(columns), top + pitch * max(map(len, columns.values())) + 0.05)
     for i, images in enumerate(columns.values()):
         x = 0.08 + i * pitch + 0.07 * (rule and i > 0)
         _text(ax, x + side / 2, top - 0.14 - low, titles[i], size, weight="bold", va="baseline")
         _text(ax, x + side / 2, top - 0.08 - low, notes[i], size - 1, va="top", color=MUTED)
         for j, image in enumerate(images):
-            _image(ax, image, x, top + j * height, side)
-            if captions:
-                _text(ax, x + side / 2, top + j * height + side + 0.11, captions[i][j], 7.5, color=MUTED)
+            _image(ax, image, x, top + j * pitch, side)
     if rule:
         ax.plot([0.08 + pitch] * 2, [0.12, ax.get_ylim()[0] - 0.1], color=RULE, lw=1)
     return figure
@@ -173,6 +171,20 @@ def comparison(photos: np.ndarray, columns: dict, column_notes: dict[str, str] |
 
 
 @styled
+def gallery(rows: dict[str, np.ndarray]) -> plt.Figure:
+    """The same faces side by side, a row for the photos and for every style, its title before it."""
+    rows = {title: _images(images, title) for title, images in rows.items()}
+    left = 1.05
+    pitch = (WIDTH - left) / max(map(len, rows.values()))
+    figure, ax = _canvas(WIDTH, pitch * len(rows) + 0.05)
+    for j, (title, images) in enumerate(rows.items()):
+        _text(ax, left - 0.1, (j + 0.5) * pitch, textwrap.fill(title, 12), ha="right", va="center", weight="bold")
+        for i, image in enumerate(images):
+            _image(ax, image, left + i * pitch, 0.03 + j * pitch, pitch - 0.05)
+    return figure
+
+
+@styled
 def training_strip(samples: dict[int, np.ndarray]) -> plt.Figure:
     """The same faces over training time: step -> images."""
     if not samples:
@@ -181,13 +193,10 @@ def training_strip(samples: dict[int, np.ndarray]) -> plt.Figure:
 
 
 @styled
-def contact_sheet(images: np.ndarray, columns: int = 8, titles: list[str] | None = None) -> plt.Figure:
-    """All images, row by row, each with its title below it."""
+def contact_sheet(images: np.ndarray, columns: int = 8) -> plt.Figure:
+    """All images, row by row."""
     images, across = _images(images, "images"), min(columns, len(images))
-    if titles is not None and len(titles) != len(images):
-        raise InputError(f"There are {len(images)} images and {len(titles)} titles: give one title for each image.")
-    captions = [titles[i::across] for i in range(across)] if titles else []
-    return _grid({" " * i: images[i::across] for i in range(across)}, {}, captions)
+    return _grid({" " * i: images[i::across] for i in range(across)}, {})
 
 
 @styled

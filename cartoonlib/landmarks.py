@@ -8,7 +8,6 @@ The networks take aligned faces only, so each looks at one fixed square of the i
 a detector is not differentiable and finds no face in some cartoons.
 """
 
-import hashlib
 import json
 import math
 from dataclasses import dataclass
@@ -20,7 +19,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from .features import check_hash
 from .paths import WEIGHTS, InputError
+from .sources import download, npm_package
 
 # Mean MTCNN points of 206 faces with the framing of FFHQ's thumbnails, made symmetrical and rounded. Units: image side.
 CANONICAL = np.array([[0.377, 0.472], [0.623, 0.472], [0.5, 0.617], [0.386, 0.724], [0.614, 0.724]], dtype=np.float32)
@@ -200,12 +201,19 @@ class FANLandmarks(_Frozen):
 def _fan_weights() -> dict[str, Tensor]:
     path = next((WEIGHTS / name for name in FAN_FILES if (WEIGHTS / name).is_file()), None)
     if path is None:
-        raise InputError(f"FAN's weights are not there: download {FAN_URL} into {WEIGHTS}, or choose 'onet'.")
-    if not hashlib.sha256(path.read_bytes()).hexdigest().startswith(path.name.split("-")[1].split(".")[0]):
-        raise InputError(f"{path} is damaged (its SHA-256 is not the one in its name): download {FAN_URL} again.")
+        path = WEIGHTS / FAN_FILES[0]
+        try:
+            download(FAN_URL, path, _hash_in_name(path))
+        except InputError as error:
+            raise InputError(f"FAN's weights are missing. {error} Or set `landmarks: onet`.") from None
+    check_hash(path, _hash_in_name(path))
     if path.suffix == ".zip":
         return torch.jit.load(path, map_location="cpu").state_dict()
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _hash_in_name(path: Path) -> str:
+    return path.name.split("-")[1].split(".")[0]
 
 
 def soft_argmax(heatmaps: Tensor, radius: int = 3) -> Tensor:
@@ -228,13 +236,11 @@ def soft_argmax(heatmaps: Tensor, radius: int = 3) -> Tensor:
 class FaceApiLandmarks(_Frozen):
     """68 points by face-api.js's separable dense network (MIT licence): an independent detector for evaluation.
 
-    The weights are those of the npm package @vladmandic/face-api; data.npm_package fetches it when it is absent.
+    The weights are those of the npm package @vladmandic/face-api; sources.npm_package fetches it when it is absent.
     """
 
     def __init__(self):
         super().__init__()
-        from .data import npm_package
-
         self.weights = nn.ParameterDict(faceapi_weights(npm_package("@vladmandic/face-api")))
         self.requires_grad_(False).eval()
 

@@ -1,8 +1,9 @@
 """The six losses and the least-squares adversarial pair: pure functions of tensors.
 
-Every loss is scale-free, so that one set of weights serves every resolution and every perceptual network: content and
-structure are relative to the size of the features that they compare, total variation and colour are per pixel, and
-landmarks are in units of the face's width. `profiles.scale_free_weights` converts the published weights.
+The losses are scale-free, so that weights carry over from one resolution and perceptual network to another: content and
+structure are relative to the size of the features that they compare, colour is a mean over pixels, landmarks are in
+units of the face's width. Total variation is per pixel: a picture of twice the size has smaller steps and a smaller
+value. `profiles.scale_free_weights` converts the published weights.
 """
 
 import torch
@@ -22,7 +23,7 @@ def relative_l1(features: Tensor, target: Tensor) -> Tensor:
 
 
 def content(output_features: Tensor, photo_features: Tensor) -> Tensor:
-    """L1 between the features of output and photo (White-box eq. 10): keeps what the photo shows.
+    """L1 between the features of output and photo (White-box eq. 8): keeps what the photo shows.
 
     White-box divides by C * H * W of the features; dividing by their mean magnitude instead makes the weight
     independent of the network and of the resolution.
@@ -43,12 +44,12 @@ def color(output: Tensor, photo: Tensor) -> Tensor:
 
 
 def structure(output_features: Tensor, structure_features: Tensor) -> Tensor:
-    """L1 between the features of the output and of its own superpixel version (White-box eq. 4): flattens regions."""
+    """L1 between the features of the output and of its own superpixel version (White-box eq. 3): flattens regions."""
     return relative_l1(output_features, structure_features)
 
 
 def total_variation(images: Tensor) -> Tensor:
-    """Mean squared difference of vertical and of horizontal neighbours (White-box eq. 9), (B, C, H, W) -> scalar."""
+    """Mean squared difference of vertical and of horizontal neighbours (White-box eq. 7), (B, C, H, W) -> scalar."""
     images = images.float()
     vertical = (images[..., 1:, :] - images[..., :-1, :]).square().mean()
     horizontal = (images[..., :, 1:] - images[..., :, :-1]).square().mean()
@@ -67,7 +68,7 @@ def landmark(output_points: Tensor, photo_points: Tensor, face_width: float) -> 
 
 
 def adversarial_generator(fake_scores: Tensor) -> Tensor:
-    """Least-squares loss of the generator: mean (D(fake) - 1)^2 (Mao et al. 2017; White-box eq. 2 and 7).
+    """Least-squares loss of the generator: mean (D(fake) - 1)^2 (Mao et al. 2017; White-box eq. 1 and 5).
 
     Serves the surface branch, where D sees guided-filtered images, and the texture branch, where it sees colour-shifted
     ones. White-box writes the logarithmic form and implements this one.

@@ -6,13 +6,14 @@ value: a sample with repetitions has fewer different images, which raises the Fr
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from . import data, losses
+from .paths import InputError
 
 DRAWS = 500
 BATCH = 32
@@ -26,16 +27,32 @@ class Estimate:
     low: float
     high: float
     n: int
+    draws: np.ndarray = field(
+        repr=False, compare=False
+    )  # the bootstrap's values; all estimates of the same n resample the same images
+
+    def minus(self, other: "Estimate") -> "Estimate":
+        """The difference from another estimate on the same images, with the interval of the difference itself.
+
+        Images that are hard for one variant are hard for the other, so this interval is much narrower than theirs.
+        """
+        return _interval(self.value - other.value, self.draws - other.draws, self.n)
+
+
+def _interval(value: float, draws: np.ndarray, n: int) -> Estimate:
+    """The draws are centred on the value, because resampling shifts the mean of some statistics."""
+    finite = draws[np.isfinite(draws)]  # one image n times, which happens with few, has no kernel distance
+    if not finite.size:
+        raise InputError(f"{n} held-out image is too few for a distance: raise `test_fraction`.")
+    low, high = np.percentile(finite - finite.mean() + value, [2.5, 97.5])
+    return Estimate(float(value), float(low), float(high), n, draws)
 
 
 def _estimate(statistic: Callable[[np.ndarray], float], n: int, seed: int = 0) -> Estimate:
     """Evaluate `statistic(counts)`, where counts[i] says how often image i is in the sample: once, then resampled."""
     rng = np.random.default_rng(seed)
-    value = statistic(np.ones(n))
-    draws = np.array([statistic(rng.multinomial(n, np.full(n, 1 / n)).astype(float)) for _ in range(DRAWS)])
-    draws = draws[np.isfinite(draws)]  # one image n times, which happens with few, has no kernel distance
-    low, high = np.percentile(draws - draws.mean() + value, [2.5, 97.5])
-    return Estimate(float(value), float(low), float(high), n)
+    draws = [statistic(rng.multinomial(n, np.full(n, 1 / n)).astype(float)) for _ in range(DRAWS)]
+    return _interval(statistic(np.ones(n)), np.array(draws), n)
 
 
 def mean_estimate(values: np.ndarray) -> Estimate:
@@ -54,36 +71,43 @@ def _off_diagonal_mean(kernel: np.ndarray, counts: np.ndarray) -> float:
     return (counts @ kernel @ counts - counts**2 @ np.diag(kernel)) / pairs if pairs else np.nan
 
 
-def kid(x: np.ndarray, y: np.ndarray) -> Estimate:
+def kid(x: np.ndarray, y: np.ndarray, paired: bool = False) -> Estimate:
     """Kernel distance: unbiased MMD^2 with the kernel (x.y / d + 1)^3 (Binkowski et al. 2018, eq. 4), times 1000.
 
     The interval resamples the images of x; pairs of an image with itself never count, so that resampling adds no bias.
 
     Args:
         x, y: features (n, d) and (m, d), n and m at least 2.
+        paired: y[i] belongs to x[i] (the photo of an output): both are resampled together and such pairs do not count.
     """
     xx, xy, yy = _kernel(x, x), _kernel(x, y), _kernel(y, y)
-    within_y = _off_diagonal_mean(yy, np.ones(len(y)))
-    across = xy.mean(axis=1)
-    return _estimate(
-        lambda counts: 1000 * (_off_diagonal_mean(xx, counts) + within_y - 2 * counts @ across / counts.sum()), len(x)
-    )
+    within_y, across = _off_diagonal_mean(yy, np.ones(len(y))), xy.mean(axis=1)
+
+    def statistic(counts: np.ndarray) -> float:
+        if paired:
+            rest = _off_diagonal_mean(yy, counts) - 2 * _off_diagonal_mean(xy, counts)
+        else:
+            rest = within_y - 2 * counts @ across / counts.sum()
+        return 1000 * (_off_diagonal_mean(xx, counts) + rest)
+
+    return _estimate(statistic, len(x))
 
 
-def frechet(x: np.ndarray, y: np.ndarray) -> Estimate:
+def frechet(x: np.ndarray, y: np.ndarray, paired: bool = False) -> Estimate:
     """Frechet distance of two Gaussians fitted to features (n, d) and (m, d) (Dowson & Landau 1982, Heusel 2017).
 
-    It grows as n falls: compare values of equal n only.
+    It grows as n falls: compare values of equal n only. `paired` as in kid.
     """
 
     def statistic(counts: np.ndarray) -> float:
-        sample = np.repeat(x, counts.astype(int), axis=0)
-        centred_x, centred_y = sample - sample.mean(0), y - y.mean(0)
-        scale_x, scale_y = len(sample) - 1, len(y) - 1
+        chosen = np.repeat(np.arange(len(x)), counts.astype(int))
+        sample, other = x[chosen], y[chosen] if paired else y
+        centred_x, centred_y = sample - sample.mean(0), other - other.mean(0)
+        scale_x, scale_y = len(sample) - 1, len(other) - 1
         # tr (Sx Sy)^(1/2) is the nuclear norm of the product of the centred samples: no matrix root is needed.
         cross = np.linalg.svd(centred_x @ centred_y.T, compute_uv=False).sum() / np.sqrt(scale_x * scale_y)
         variances = (centred_x**2).sum() / scale_x + (centred_y**2).sum() / scale_y
-        return float(((sample.mean(0) - y.mean(0)) ** 2).sum() + variances - 2 * cross)
+        return float(((sample.mean(0) - other.mean(0)) ** 2).sum() + variances - 2 * cross)
 
     return _estimate(statistic, len(x))
 
@@ -151,8 +175,8 @@ class Evaluator:
         return {
             "kid_cartoon": kid(vectors, self._of_cartoons),
             "frechet_cartoon": frechet(vectors, self._of_cartoons),
-            "kid_photo": kid(vectors, photo_vectors),
-            "frechet_photo": frechet(vectors, photo_vectors),
+            "kid_photo": kid(vectors, photo_vectors, paired=True),
+            "frechet_photo": frechet(vectors, photo_vectors, paired=True),
             "landmark_error": mean_estimate(landmark_errors(points, photo_points)),
             "content_distance": mean_estimate(distance.numpy()),
             "flatness": mean_estimate(flatness(outputs)),

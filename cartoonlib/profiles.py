@@ -33,6 +33,7 @@ class Profile:
     face_limit: int = 5000  # images taken at most from each face set
     cartoon_limit: int = 2000  # and from each style
     test_fraction: float = 0.1  # held out, by content hash
+    augment: bool = True  # random crop, flip and mild colour; the original has none
 
     # frozen networks
     perceptual: str = "vgg19"  # vgg19 | efficientnet_lite0
@@ -87,7 +88,7 @@ class Profile:
         _check(0 <= self.ema < 1, "ema", "from 0 to below 1")
         for key in ("batch", "train_steps", "ablation_steps", "log_every", "checkpoint_every", "segments"):
             _check(getattr(self, key) >= 1, key, "1 or more")
-        for key in LOSSES + ("pretrain_steps",):
+        for key in LOSSES + ("pretrain_steps", "seed", "face_limit", "cartoon_limit"):
             _check(getattr(self, key) >= 0, key, "0 or more")
         for key in ("generator_rate", "discriminator_rate", "slope", "output_eps", "surface_eps", "brighten"):
             _check(getattr(self, key) > 0, key, "more than 0")
@@ -169,6 +170,8 @@ def ablations(profile: Profile) -> dict[str, dict[str, Profile]]:
             groups[group][title] = profile.replace(**{"train_steps": profile.ablation_steps} | changed)
     return groups
 
+
+PUBLISHED_SIZE = 128  # px, of the seed's images
 
 # Published weights, as their code has them (see scale_free_weights). TV is named variance there.
 PUBLISHED = {

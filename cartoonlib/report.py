@@ -1,7 +1,8 @@
 """The report around the notebooks: where each writes, how papermill runs them, how they become one page.
 
-`python -m cartoonlib.report PROFILE` executes notebooks/ in order into results/<profile>/notebooks/ and joins them into
-results/<profile>/report.html. Every stage inside is idempotent, so a run that was stopped goes on where it was.
+`python -m cartoonlib.report reproduce PROFILE` executes notebooks/ in order into results/<profile>/notebooks/ and joins
+them into results/<profile>/report.html. Every stage inside is idempotent, so a run that was stopped goes on where it
+was.
 """
 
 import datetime
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from . import data, figures, paths, profiles, training
+from . import data, features, figures, landmarks, paths, profiles, training
 from .paths import InputError, write_atomic
 
 README_METRICS = ["kid_cartoon", "frechet_cartoon", "landmark_error", "content_distance", "flatness"]
@@ -39,7 +40,6 @@ class Report:
         """Versions, hardware and commit; printed by every notebook and written beside every number."""
         dtype = training.pick_dtype(self.profile, self.device)
         gpu = torch.cuda.get_device_name() if self.device.type == "cuda" else None
-        git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=paths.ROOT, capture_output=True, text=True)
         return {
             "profile": self.profile.name,
             "settings": self.profile.key(),
@@ -48,19 +48,32 @@ class Report:
             "precision": str(dtype).removeprefix("torch."),
             "python": platform.python_version(),
             **{name: version(name) for name in PACKAGES},
-            "commit": git.stdout.strip() or "none",
+            "commit": commit(),
             "date": datetime.date.today().isoformat(),
         }
 
     def faces(self) -> "data.ImageSet":
         """The photos: all face sets of the profile as one."""
         p = self.profile
-        return data.join([self._prepare(source, p.face_limit, "faces") for source in p.faces])
+        return self._enough(data.join([self._prepare(source, p.face_limit, "faces") for source in p.faces]))
 
     def cartoons(self) -> dict[str, "data.ImageSet"]:
-        """Style -> its cartoons."""
+        """Style -> its cartoons; a folder or video of your own is named after its last part."""
         p = self.profile
-        return {style: self._prepare(style, p.cartoon_limit, "cartoons") for style in p.styles}
+        sets = [self._enough(self._prepare(style, p.cartoon_limit, "cartoons")) for style in p.styles]
+        if len({images.name for images in sets}) < len(sets):
+            raise InputError(f"Two of the styles {', '.join(p.styles)} have the same name: rename a folder.")
+        return {images.name: images for images in sets}
+
+    @staticmethod
+    def _enough(images: "data.ImageSet") -> "data.ImageSet":
+        train, test = (len(images.part(split)) for split in ("train", "test"))
+        if train < 2 or test < 2:
+            raise InputError(
+                f"{images.title}: {train} images to train with and {test} held out, 2 of each are needed: "
+                "give more images or another `test_fraction`."
+            )
+        return images
 
     def _prepare(self, source: str, limit: int, kind: str) -> "data.ImageSet":
         p = self.profile
@@ -84,6 +97,15 @@ class Report:
         if not path.exists():
             raise InputError(f"{path} is missing: run the notebooks before this one first (make reproduce).")
         return json.loads(path.read_text())[name]
+
+
+def commit() -> str:
+    """The git commit of the code, marked when files differ from it; `none` outside a clone or without git."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True).stdout.strip() or "none"
+    except OSError:
+        return "none"
 
 
 def processor() -> str:
@@ -140,15 +162,17 @@ def execute(notebook: Path, target: Path, profile: str) -> None:
         raise InputError(f"{where}: {text} (The notebook so far: {running})") from None
     except DeadKernelError:
         raise InputError(
-            f"The kernel of {notebook.name} died, most likely for want of memory: set a smaller `batch` in the profile. "
-            "The same command goes on where this one was."
+            f"The kernel of {notebook.name} died, most likely for want of memory: set a smaller `batch` in the "
+            "profile. The same command goes on where this one was."
         ) from None
     os.replace(running, target)
 
 
 def reproduce(profile: str) -> None:
     """Execute every notebook in order and join them; messages and progress go to the terminal."""
-    profiles.load(profile)  # a wrong name or setting is said before anything starts
+    settings = profiles.load(profile)  # a wrong name or setting, or missing weights, are said before anything starts
+    features.PERCEPTUAL[settings.perceptual]()
+    landmarks.landmark_network(settings.landmarks)
     notebooks = sorted(paths.NOTEBOOKS.glob("[0-9]*.ipynb"))
     folder = paths.RESULTS / profile / "notebooks"
     started = time.monotonic()
@@ -178,6 +202,7 @@ def join(profile: str) -> Path:
         cell.setdefault("metadata", {}).pop("papermill", None)
         if cell.cell_type == "markdown":
             cell.attachments = cell.get("attachments", {})
+            cell.source = cell.source.replace("](../", "](../../")  # links are from notebooks/, the page is deeper
     exporter = HTMLExporter(
         template_name="lab", embed_images=True, mathjax_url="", mermaid_js_url="", require_js_url=""
     )
@@ -189,7 +214,10 @@ def join(profile: str) -> Path:
 
 def update_readme(profile: str = "quick") -> None:
     """Write the results table between the README's markers, from the metrics.json of a profile."""
-    content = json.loads((paths.RESULTS / profile / "metrics.json").read_text())
+    source = paths.RESULTS / profile / "metrics.json"
+    if not source.exists():
+        raise InputError(f"{source} is missing: make reproduce PROFILE={profile} makes it.")
+    content = json.loads(source.read_text())
     rows, about = content["metrics"], content["environment"]
     table = figures.table_markdown(rows, README_METRICS)
     note = f"n = {rows[0]['n']} held-out photos, seed {about['seed']}, {about['device']}, {about['precision']}"
@@ -201,9 +229,11 @@ def update_readme(profile: str = "quick") -> None:
 
 def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    profile = sys.argv[1] if len(sys.argv) > 1 else "quick"
+    tasks = {"reproduce": reproduce, "join": join, "readme": update_readme}
     try:
-        reproduce(profile)
+        if len(sys.argv) != 3 or sys.argv[1] not in tasks:
+            raise InputError(f"Give a task ({', '.join(tasks)}) and a profile.")
+        tasks[sys.argv[1]](sys.argv[2])
     except InputError as problem:
         sys.exit(f"\n{problem}")
     except OSError as problem:

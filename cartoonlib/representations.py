@@ -19,8 +19,11 @@ from torch import Tensor
 def box_mean(x: Tensor, radius: int) -> Tensor:
     """Mean over a (2 radius + 1)-wide window, cut off at the border: float (B, C, H, W) -> (B, C, H, W).
 
-    Columns, then rows, as depthwise convolutions in channels_last: several times faster than average pooling.
+    Columns, then rows, as depthwise convolutions in channels_last: on a CPU several times faster than average pooling.
+    On a GPU convolutions may round to TF32, which variances in float32 do not survive, so pooling does it there.
     """
+    if x.is_cuda:
+        return F.avg_pool2d(x, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)
     x = x.contiguous(memory_format=torch.channels_last)
     ones = x.new_ones(x.shape[1], 1, 2 * radius + 1, 1)
     sums = F.conv2d(x, ones, padding=(radius, 0), groups=x.shape[1])
@@ -36,7 +39,7 @@ def _window_sizes(length: int, radius: int, device: torch.device) -> Tensor:
 
 
 def guided_filter(guide: Tensor, source: Tensor, radius: int, eps: float) -> Tensor:
-    """Guided image filter, channel by channel (He, Sun & Tang, TPAMI 2013, eq. 5, 6 and 8; White-box eq. 1 and 2).
+    """Guided image filter, channel by channel (He, Sun & Tang, TPAMI 2013, eq. 5, 6 and 8; White-box 3.1).
 
     Smooths `source` and keeps the edges of `guide`; both (B, C, H, W). `eps` is in squared units of the guide: the
     larger, the stronger the edges that are smoothed away. Computed in float32, because the variances are differences
@@ -79,7 +82,7 @@ def color_shift_weights(generator: torch.Generator, shape: tuple[int, ...] = (1,
 
 
 def texture(images: Tensor, weights: Tensor) -> Tensor:
-    """Texture representation: random colour shift (White-box eq. 6, without its mix with plain luma, as in its code).
+    """Texture representation: random colour shift (White-box eq. 4, without its mix with plain luma, as in its code).
 
     (B, 3, H, W) and weights (1, 3, 1, 1) or (1, 3, H, W) -> (B, 1, H, W).
     """
@@ -142,9 +145,10 @@ def fill_segments(image: np.ndarray, labels: np.ndarray, adaptive: bool = True, 
 
     Args:
         adaptive: mean where a segment's deviation is below 20, median where it is above 40 (on a 0-255 scale), half
-            and half between (White-box eq. 3); else the mean everywhere. On [-1, 1] images those thresholds would
-            never fire, which happens in White-box's code.
-        brighten: exponent mu of eq. 3; 1.2 in the paper, applied as colour ** (1 / mu) so that it brightens in [0, 1].
+            and half between (White-box eq. 2); else the mean everywhere. The deviation is the root mean square of
+            those of R, G and B (White-box takes one over all values, so that a flat red would count as varied). On
+            [-1, 1] images those thresholds would never fire, which happens in White-box's code.
+        brighten: exponent mu of eq. 2; 1.2 in the paper, applied as colour ** (1 / mu) so that it brightens in [0, 1].
             The default leaves brightness alone, because a target that is always brighter bleaches skin.
     """
     labels = labels.ravel()

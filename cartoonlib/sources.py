@@ -92,7 +92,7 @@ def sources() -> dict[str, Source]:
 
 
 def find(name: str, kind: str = "") -> Source:
-    """The set of that name, else the folder or video at that path.
+    """The set of that name, else the folder or video at that path, relative to the repository.
 
     kind: faces or cartoons, for a path only; a folder is taken for faces and a video for cartoons when it is not given.
     Raises InputError when there is neither, with the nearest names.
@@ -101,8 +101,10 @@ def find(name: str, kind: str = "") -> Source:
         raise InputError(f"A set is of faces or of cartoons, not of {kind!r}.")
     known = sources()
     if name in known:
+        if kind not in ("", known[name].kind):
+            raise InputError(f"{name} is a set of {known[name].kind}, not of {kind}: name another.")
         return known[name]
-    path = Path(name).expanduser().resolve()
+    path = (paths.ROOT / Path(name).expanduser()).resolve()
     title = re.sub(r"[^a-z0-9]+", "_", path.stem.lower()).strip("_") or "folder"
     if path.is_dir():
         return Source(title, kind or "faces", path.name, "its owner's", f"Put images into {path}.", str(path))
@@ -130,12 +132,17 @@ def listing(source: Source) -> list[Path]:
 
 
 def fingerprint(source: Source) -> list:
-    """What a prepared copy depends on beside its entry: the names and sizes of the user's files."""
+    """What a prepared copy depends on beside its entry: the names, sizes and times of the user's files."""
     if source.packages or source.drawn:
         return []
     if source.path.is_file():
-        return [source.path.stat().st_size]
-    return [[path.relative_to(source.path).as_posix(), path.stat().st_size] for path in listing(source)]
+        return _stamp(source.path)
+    return [[path.relative_to(source.path).as_posix(), *_stamp(path)] for path in listing(source)]
+
+
+def _stamp(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
 
 
 def raw_images(source: Source, side: int, limit: int = 0) -> tuple[int, Iterator[RawImage]]:

@@ -28,7 +28,7 @@ from .profiles import Profile
 
 # The settings on which a pretrained generator depends: rows of the ablation table that agree in these share one.
 PRETRAIN_SETTINGS = (
-    "faces", "size", "face_limit", "test_fraction", "seed", "batch", "pretrain_steps", "generator_rate",
+    "faces", "size", "face_limit", "test_fraction", "augment", "seed", "batch", "pretrain_steps", "generator_rate",
     "precision", "skips", "tanh", "slope",
 )  # fmt: skip
 NOT_IN_KEY = ("styles", "log_every", "checkpoint_every", "ablation_steps")  # settings that do not change a run's result
@@ -55,6 +55,11 @@ class Run:
 
     def generator(self, device: torch.device | str = "cpu") -> Generator:
         return load_generator(self.folder / "generator.safetensors").to(device)
+
+    @property
+    def stale(self) -> bool:
+        """Whether another version of the library made it."""
+        return self.summary["code"] != code_hash()
 
     def log(self) -> list[dict]:
         """One dict per logged interval: step, the mean of every loss, seconds."""
@@ -125,13 +130,14 @@ class _Loop:
         self.profile, self.folder, self.title, self.steps = profile, folder, title, steps
         self.parts, self.progress = parts, progress  # parts: everything that has a state dict
         self.step, self.seconds, self._sums, self._count = 0, 0.0, {}, 0
+        self._code = code_hash()
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint = folder / "checkpoint.pt"
         if checkpoint.exists():
             state = torch.load(checkpoint, weights_only=True, map_location="cpu")
             for name, part in parts.items():
                 part.load_state_dict(state[name])
-            self.step, self.seconds = state["step"], state["seconds"]
+            self.step, self.seconds, self._code = state["step"], state["seconds"], state["code"]
             self._sums, self._count = state["sums"], state["count"]
         kept = [row for row in _read_log(folder / "metrics.jsonl") if row["step"] <= self.step]
         write_atomic(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
@@ -184,7 +190,13 @@ class _Loop:
         if not all(p.isfinite().all() for network in networks for p in network.parameters()):
             return  # the last good checkpoint stays, and the next log line stops with a loss that is not finite
         state = {name: part.state_dict() for name, part in self.parts.items()}
-        state |= {"step": self.step, "seconds": self.seconds, "sums": self._sums, "count": self._count}
+        state |= {
+            "step": self.step,
+            "seconds": self.seconds,
+            "sums": self._sums,
+            "count": self._count,
+            "code": self._code,
+        }
         buffer = io.BytesIO()
         torch.save(state, buffer)
         write_atomic(self.folder / "checkpoint.pt", buffer.getbuffer())
@@ -195,7 +207,7 @@ class _Loop:
             "title": self.title,
             "steps": self.steps,
             "seconds": round(self.seconds, 1),
-            "code": code_hash(),
+            "code": self._code if self._code == code_hash() else "mixed",  # begun by one version, ended by another
         } | about
         write_atomic(self.folder / "summary.json", json.dumps(summary, indent=1))
         (self.folder / "checkpoint.pt").unlink(missing_ok=True)  # 26 MB that nothing needs once the run is whole
@@ -214,8 +226,8 @@ def _finished(folder: Path, progress: Callable) -> Run | None:
     if not (folder / "summary.json").exists():
         return None
     run = Run.open(folder)
-    if run.summary["code"] != code_hash():
-        progress(f"{run.summary['title']}: made by an earlier version of cartoonlib; delete {folder} to run it again")
+    if run.stale:
+        progress(f"{run.summary['title']}: made by another version of cartoonlib; delete {folder} to run it again")
     return run
 
 
@@ -241,7 +253,7 @@ def pretrain(profile: Profile, runs: Path, faces: "data.ImageSet", progress: Cal
         progress,
     )
     for step in loop:
-        photo = data.batch(photos, profile.size, profile.batch, profile.seed, step, device)
+        photo = data.batch(photos, profile.size, profile.batch, profile.seed, step, device, profile.augment)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             output = generator.unfiltered(photo.contiguous(memory_format=torch.channels_last))
         loss = (output.float() - photo).abs().mean()
@@ -289,8 +301,8 @@ def train(
     for step in loop:
         if step % every == 0:
             _sample(ema.module, held_out, folder, step)
-        photo = data.batch(photos, profile.size, profile.batch, profile.seed, step, device)
-        cartoon = data.batch(drawings, profile.size, profile.batch, profile.seed + 1, step, device)
+        photo = data.batch(photos, profile.size, profile.batch, profile.seed, step, device, profile.augment)
+        cartoon = data.batch(drawings, profile.size, profile.batch, profile.seed + 1, step, device, profile.augment)
         photo = photo.contiguous(memory_format=torch.channels_last)
         autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
@@ -334,10 +346,15 @@ def train(
         d_optimizer.zero_grad(set_to_none=True)
         sum(d_terms.values()).backward()
         d_optimizer.step()
-        loop.record({**terms, "total": total, **d_terms, "contrast": output.detach().std() / photo.std()})
+        loop.record({**terms, "total": total, **d_terms, "contrast": _contrast(output.detach()) / _contrast(photo)})
     _sample(ema.module, held_out, folder, loop.step)
     about = {"style": style, "variant": title, "device": device.type, "dtype": str(dtype)}
     return loop.finish(ema.module, **about, data=[faces.hash, cartoons.hash])
+
+
+def _contrast(images: Tensor) -> Tensor:
+    """Mean deviation within an image: each collapsing to a colour of its own is a collapse too."""
+    return images.std(dim=(2, 3)).mean()
 
 
 def _rng(seed: int, step: int) -> torch.Generator:

@@ -5,6 +5,7 @@ from torch import nn
 
 from cartoonlib import data, metrics
 from cartoonlib.metrics import Evaluator, flatness, frechet, kid, landmark_errors, mean_estimate
+from cartoonlib.paths import InputError
 
 
 def normal(n, d, seed=0):
@@ -26,7 +27,7 @@ def test_the_interval_of_a_mean_is_the_normal_one_and_repeats():
     assert estimate.low == pytest.approx(values.mean() - 1.96 * 3 / 20, abs=0.06)
     assert estimate.high == pytest.approx(values.mean() + 1.96 * 3 / 20, abs=0.06)
     assert mean_estimate(values) == estimate
-    assert mean_estimate(np.full(5, 2.5)) == metrics.Estimate(2.5, 2.5, 2.5, 5)
+    assert mean_estimate(np.full(5, 2.5)) == metrics.Estimate(2.5, 2.5, 2.5, 5, draws=np.empty(0))
 
 
 @pytest.mark.parametrize("n", [2, 3, 12, 100])
@@ -34,6 +35,27 @@ def test_intervals_are_finite_and_contain_the_value(n):
     x, y = normal(n, 8), normal(n, 8, seed=1)
     for estimate in (mean_estimate(x[:, 0]), kid(x, y), kid(x, y + 1), frechet(x, y)):
         assert np.isfinite([estimate.low, estimate.high]).all() and contains(estimate) and estimate.n == n
+
+
+def test_the_interval_of_a_difference_is_that_of_the_paired_differences():
+    hard, gain = normal(50, 1)[:, 0] * 10, normal(50, 1, seed=1)[:, 0] * 0.1 + 1
+    before, after = mean_estimate(hard), mean_estimate(hard + gain)
+    difference = after.minus(before)
+    assert difference.value == pytest.approx(gain.mean())
+    assert 0.9 < difference.low < difference.high < 1.1  # although each mean is known to +-2.8 only
+    assert after.low < before.high
+
+
+def test_distances_to_the_photos_do_not_count_an_output_and_its_own_photo():
+    x = normal(14, 8)
+    assert kid(x, x, paired=True).value == pytest.approx(0)
+    assert kid(x, x).value < -100  # what counting the pairs would say
+    assert frechet(x, x, paired=True).high == pytest.approx(0, abs=1e-6)
+
+
+def test_one_image_is_too_few_for_a_distance():
+    with pytest.raises(InputError, match="too few"):
+        kid(normal(1, 8), normal(9, 8))
 
 
 # --- kernel distance ---------------------------------------------------------------------------------------------

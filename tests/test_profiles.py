@@ -75,6 +75,8 @@ def test_what_each_ablation_changes():
     seed = rows["seed"].pop("seed")
     defects = {"skips": False, "color_shift": "pixel", "sigmoid": True, "tanh": True, "slope": 0.01, "output_eps": 0.1}
     assert defects.items() <= changes(seed, base).items()
+    all_repairs = changes(rows["seed"].pop("seed + all repairs"), seed)
+    assert all_repairs == {key: getattr(base, key) for key in defects}
     repaired = [changes(row, seed) for row in rows["seed"].values()]
     assert repaired == [{key: getattr(base, key)} for key in defects]  # one at a time, in the order of SEED.md
 

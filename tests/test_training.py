@@ -158,7 +158,7 @@ def test_a_run_of_older_code_is_used_and_said_to_be_so(finished, face_set, carto
     monkeypatch.setattr(training, "code_hash", lambda: "newer")
     lines = []
     assert train(TINY, folder, face_set, cartoon_set, "drawn", progress=lines.append).folder == run.folder
-    assert len(lines) == 1 and "earlier version" in lines[0] and str(run.folder) in lines[0]
+    assert len(lines) == 1 and "another version" in lines[0] and str(run.folder) in lines[0]
 
 
 def test_what_names_a_run(tmp_path, monkeypatch, face_set, cartoon_set):

@@ -1,0 +1,110 @@
+"""The command around the notebooks: what it says when something is wrong, and that the README tells the truth."""
+
+import json
+import subprocess
+import sys
+
+import nbformat
+import numpy as np
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+from PIL import Image
+
+from cartoonlib import figures, paths, report
+from cartoonlib.paths import InputError
+
+KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+
+
+def notebook(path, *cells):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(new_notebook(cells=[new_code_cell(source) for source in cells], metadata=KERNEL), path)
+    return path
+
+
+def folder_of(path, count):
+    path.mkdir(parents=True)
+    for i in range(count):
+        pixels = np.random.default_rng(i).integers(0, 255, (4, 4, 3), np.uint8)
+        Image.fromarray(pixels).resize((80, 80), Image.Resampling.NEAREST).save(path / f"{i}.png")
+    return str(path)
+
+
+def test_own_folders_are_named_by_their_last_part_and_must_hold_enough(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "PROCESSED", tmp_path / "processed")
+    styles = [folder_of(tmp_path / "My Comics", 12), folder_of(tmp_path / "b" / "strips", 12)]
+    own = report.Report("smoke", {"styles": styles, "test_fraction": 0.5})
+    assert list(own.cartoons()) == ["my_comics", "strips"]
+    same = report.Report("smoke", {"styles": [styles[0], styles[0]], "test_fraction": 0.5})
+    with pytest.raises(InputError, match="the same name"):
+        same.cartoons()
+    few = report.Report("smoke", {"styles": [folder_of(tmp_path / "few", 3)], "test_fraction": 0.5})
+    with pytest.raises(InputError, match="2 of each are needed"):
+        few.cartoons()
+
+
+def test_a_set_of_the_other_kind_is_refused():
+    with pytest.raises(InputError, match="toon_head is a set of cartoons, not of faces"):
+        report.Report("smoke", {"faces": ["toon_head"]}).faces()
+
+
+def test_an_unknown_profile_ends_with_one_sentence():
+    result = subprocess.run(
+        [sys.executable, "-m", "cartoonlib.report", "reproduce", "qick"], capture_output=True, text=True
+    )
+    assert result.returncode == 1
+    assert result.stderr.strip().splitlines()[-1].startswith("There is no profile `qick`: choose one of")
+    assert "Traceback" not in result.stderr
+
+
+def test_a_notebook_that_stops_leaves_the_last_whole_one_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path)
+    target = notebook(tmp_path / "out" / "01.ipynb", "1")
+    before = target.read_bytes()
+    broken = notebook(
+        tmp_path / "01.ipynb",
+        "from cartoonlib.paths import InputError\nraise InputError('The folder is empty: put photos into it.')",
+    )
+    with pytest.raises(InputError, match="stopped in cell 2: The folder is empty: put photos into it"):
+        report.execute(broken, target, "smoke")
+    assert target.read_bytes() == before
+
+
+def test_a_notebook_that_ends_is_kept_with_its_profile(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path)
+    target = tmp_path / "out" / "01.ipynb"
+    source = notebook(tmp_path / "01.ipynb", "profile = 'smoke'", "print(profile)")
+    content = nbformat.read(source, as_version=4)
+    content.cells[0].metadata["tags"] = ["parameters"]
+    nbformat.write(content, source)
+    report.execute(source, target, "quick")
+    assert nbformat.read(target, as_version=4).cells[-1].outputs[0].text == "quick\n"
+    assert [path.name for path in target.parent.iterdir()] == ["01.ipynb"]
+
+
+def test_the_page_is_one_file_with_all_notebooks(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "RESULTS", tmp_path)
+    for name in ("02_b", "01_a"):
+        cell = new_code_cell("1 + 1", outputs=[new_output("stream", text=f"output of {name}")])
+        path = tmp_path / "quick" / "notebooks" / f"{name}.ipynb"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(new_notebook(cells=[cell], metadata=KERNEL), path)
+    page = report.join("quick").read_text()
+    assert 0 < page.index("output of 01_a") < page.index("output of 02_b")
+    assert 'src="http' not in page and 'rel="stylesheet" href="http' not in page
+
+
+def test_joining_nothing_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "RESULTS", tmp_path)
+    with pytest.raises(InputError, match="make reproduce PROFILE=quick"):
+        report.join("quick")
+
+
+def test_the_table_of_the_readme_is_that_of_the_results():
+    text = (paths.ROOT / "README.md").read_text()
+    command = ["git", "show", "HEAD:results/quick/metrics.json"]  # as committed: your own run may differ
+    committed = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True)
+    if committed.returncode:
+        pytest.skip("no committed results: this is not a git clone")
+    rows = json.loads(committed.stdout)["metrics"]
+    assert figures.table_markdown(rows, report.README_METRICS) in text
