@@ -161,7 +161,7 @@ class Evaluator:
 
     def __init__(self, photos, cartoons, embed, perceptual, detector, device="cpu"):
         self.photos, self.cartoons, self.device = photos, cartoons, device
-        self._embed = lambda images: _map(embed, images, device).numpy()
+        self._embed = lambda images: _map(embed, images, device).double().numpy()
         self._content = lambda images: _map(perceptual, images, device)
         self._points = lambda images: landmarks_of(detector, images, device)
         self._of_photos = (self._embed(photos), self._content(photos), self._points(photos))

@@ -55,10 +55,10 @@ class Profile:
     # loss weights, scale-free (see losses.py)
     content: float = 0.4
     color: float = 15.0  # holds colour; belongs to the content loss
-    structure: float = 3.0
-    surface: float = 0.5
-    texture: float = 2.5
-    total_variation: float = 0.7
+    structure: float = 1.5
+    surface: float = 0.3
+    texture: float = 1.5
+    total_variation: float = 0.5
     landmark: float = 5.0
 
     # representations
