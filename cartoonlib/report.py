@@ -5,6 +5,7 @@ them into results/<profile>/report.html. Every stage inside is idempotent, so a 
 was.
 """
 
+import contextlib
 import datetime
 import json
 import os
@@ -14,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -142,6 +144,20 @@ class _OneLine:
         sys.stderr.flush()
 
 
+@contextlib.contextmanager
+def _kernels_write_to(path: Path) -> Iterator[None]:
+    """Send what kernels write to the terminal into a file: a kernel that is stopped writes pages about it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    terminal = sys.stderr
+    with open(path, "wb") as log, os.fdopen(os.dup(2), "w") as sys.stderr:
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(sys.stderr.fileno(), 2)
+            sys.stderr = terminal
+
+
 def execute(notebook: Path, target: Path, profile: str) -> None:
     """Run one notebook with papermill; `target` appears only when it has run to its end."""
     import papermill
@@ -179,7 +195,8 @@ def reproduce(profile: str) -> None:
     for number, notebook in enumerate(notebooks, start=1):
         minutes = (time.monotonic() - started) / 60
         print(f"[{number}/{len(notebooks)}] {notebook.stem} (after {minutes:.1f} min)", file=sys.stderr)
-        execute(notebook, folder / notebook.name, profile)
+        with _kernels_write_to(folder / "kernel.log"):
+            execute(notebook, folder / notebook.name, profile)
         if sys.stderr.isatty():
             sys.stderr.write("\n")
     page = join(profile)
