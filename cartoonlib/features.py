@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import VGG19_Weights, vgg19
+from torchvision.models import VGG19_Weights
+from torchvision.models.vgg import cfgs, make_layers
 
 from . import paths
 
@@ -54,12 +55,21 @@ def check_hash(path: Path, start: str) -> None:
         )
 
 
+def vgg19_layers() -> nn.Sequential:
+    """VGG19 up to conv4_4 with random weights, without the 500 MB of its classifier."""
+    layers = make_layers(cfgs["E"][:15], batch_norm=False)[:26]  # the last ReLU is left out
+    for layer in layers:
+        if isinstance(layer, nn.ReLU):
+            layer.inplace = False  # else autograd would see the overwritten activations
+    return layers
+
+
 def vgg19_conv4_4() -> Frozen:
     """VGG19 up to conv4_4, before its ReLU (White-box eq. 3 and 8): 512 channels at 1/8 of the size.
 
     Weights come from a file of VGG19_FILES in paths.WEIGHTS, checked by hash, else from torchvision's server.
     """
-    layers = vgg19(weights=None).features[:26]
+    layers = vgg19_layers()
     for name, start in VGG19_FILES.items():
         path = paths.WEIGHTS / name
         if path.exists():
@@ -76,9 +86,6 @@ def vgg19_conv4_4() -> Frozen:
             ) from None
     state = {key.removeprefix("features."): value.float() for key, value in state.items()}
     layers.load_state_dict({key: value for key, value in state.items() if key in layers.state_dict()})
-    for layer in layers:
-        if isinstance(layer, nn.ReLU):
-            layer.inplace = False  # else autograd would see the overwritten activations
     return Frozen(layers, "VGG19 conv4_4")
 
 

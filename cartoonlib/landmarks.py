@@ -11,6 +11,7 @@ a detector is not differentiable and finds no face in some cartoons.
 import json
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -57,22 +58,27 @@ class Square:
 
         Two matrix products, unlike torch's own resizing, are deterministic on CUDA and take fractional squares.
         """
-        rows = _interpolation_matrix(images.shape[2], self.y - self.side / 2, self.side, size)
-        columns = _interpolation_matrix(images.shape[3], self.x - self.side / 2, self.side, size)
-        return rows.to(images.device) @ images.float() @ columns.T.to(images.device)
+        rows = _interpolation_matrix(images.shape[2], self.y - self.side / 2, self.side, size, images.device)
+        columns = _interpolation_matrix(images.shape[3], self.x - self.side / 2, self.side, size, images.device)
+        return rows @ images.float() @ columns.T
 
     def to_frame(self, points: Tensor) -> Tensor:
         """Points (..., 2) from units of this square to units of the image side."""
-        return points * self.side + points.new_tensor([self.x - self.side / 2, self.y - self.side / 2])
+        x, y = (points * self.side).unbind(dim=-1)
+        return torch.stack((x + (self.x - self.side / 2), y + (self.y - self.side / 2)), dim=-1)
 
 
-def _interpolation_matrix(length: int, start: float, extent: float, size: int) -> Tensor:
-    """(size, length) weights that resample [start, start + extent] of an axis (both in units of its length)."""
+@lru_cache
+def _interpolation_matrix(length: int, start: float, extent: float, size: int, device: torch.device) -> Tensor:
+    """(size, length) weights that resample [start, start + extent] of an axis (both in units of its length).
+
+    Copied to the device once, for a copy in every training step would wait for it.
+    """
     step = extent * length / size
     centres = start * length + step * (torch.arange(size) + 0.5) - 0.5
     distances = (torch.arange(length) - centres.clamp(0, length - 1)[:, None]).abs()
     weights = (1 - distances / max(step, 1.0)).clamp(min=0)
-    return weights / weights.sum(dim=1, keepdim=True)
+    return (weights / weights.sum(dim=1, keepdim=True)).to(device)
 
 
 # Close to the least distance to the hand-made points of the Face Research Lab London Set (102 faces), as a mean over

@@ -6,6 +6,8 @@ units of the face's width. Total variation is per pixel: a picture of twice the 
 value. `profiles.scale_free_weights` converts the published weights.
 """
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,9 +19,13 @@ RGB_TO_YUV = ((0.299, 0.587, 0.114), (-0.169, -0.331, 0.5), (0.5, -0.419, -0.081
 
 
 def relative_l1(features: Tensor, target: Tensor) -> Tensor:
-    """mean |features - target| / mean |target|; no gradient flows to the target. Scalar, 0 where they are equal."""
+    """Mean over images of mean |features - target| / mean |target|, (B, C, H, W) each -> scalar, 0 where they are equal.
+
+    Image by image, so that a batch split over several processes has the same loss. No gradient flows to the target.
+    """
     target = target.detach().float()
-    return (features.float() - target).abs().mean() / (target.abs().mean() + 1e-8)
+    distance = (features.float() - target).abs().mean(dim=(1, 2, 3))
+    return (distance / (target.abs().mean(dim=(1, 2, 3)) + 1e-8)).mean()
 
 
 def content(output_features: Tensor, photo_features: Tensor) -> Tensor:
@@ -38,9 +44,14 @@ def color(output: Tensor, photo: Tensor) -> Tensor:
     see hue, so nothing else holds the colour of skin: without this term red and green patches spread over faces,
     light skin bleaches and dark skin darkens. The window (1/16 of the side) leaves contours free.
     """
-    matrix = torch.tensor(RGB_TO_YUV, device=output.device)
-    difference = torch.einsum("yc,bchw->byhw", matrix, output.float() - photo.detach().float())
+    difference = torch.einsum("yc,bchw->byhw", _yuv_matrix(output.device), output.float() - photo.detach().float())
     return box_mean(difference, max(1, output.shape[-1] // 32)).abs().mean()
+
+
+@lru_cache
+def _yuv_matrix(device: torch.device) -> Tensor:
+    """Copied to the device once, for a copy in every step would wait for it."""
+    return torch.tensor(RGB_TO_YUV, device=device)
 
 
 def structure(output_features: Tensor, structure_features: Tensor) -> Tensor:

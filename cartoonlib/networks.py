@@ -88,8 +88,9 @@ class Generator(nn.Module):
         x = self.tail(x)[..., :height, :width]
         return torch.tanh(x) if self.tanh else x
 
-    def forward(self, photo: Tensor) -> Tensor:
-        return guided_filter(photo, self.unfiltered(photo), radius=1, eps=self.filter_eps)
+    def forward(self, photo: Tensor, filtered: bool = True) -> Tensor:
+        output = self.unfiltered(photo)
+        return guided_filter(photo, output, radius=1, eps=self.filter_eps) if filtered else output
 
 
 class PatchDiscriminator(nn.Module):

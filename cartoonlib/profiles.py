@@ -38,6 +38,7 @@ class Profile:
     # frozen networks
     perceptual: str = "vgg19"  # vgg19 | efficientnet_lite0
     landmarks: str = "onet"  # onet: 5 points | fan: 68 heatmaps
+    perceptual_every: int = 2  # content and structure loss look at every n-th image of a batch (notebook 06: as good)
 
     # protocol
     seed: int = 0
@@ -49,6 +50,9 @@ class Profile:
     discriminator_rate: float = 2.0e-4
     ema: float = 0.999  # decay of the averaged generator, the one that is shown and measured
     precision: str = "auto"  # bf16 | fp32 | auto: bf16 where the hardware multiplies it
+    step: str = "auto"  # graph: a CUDA graph | eager: one operation at a time | auto: a graph where it can be had
+    processes: int = 1  # that share every batch, one GPU each (see README)
+    bench_repeats: int = 3  # pairs of steps that notebook 06 times
     log_every: int = 50
     checkpoint_every: int = 1000
 
@@ -81,13 +85,16 @@ class Profile:
         _check(self.landmarks in ("onet", "fan"), "landmarks", "onet or fan")
         _check(self.precision in ("auto", "bf16", "fp32"), "precision", "auto, bf16 or fp32")
         _check(self.superpixels in ("slic", "felzenszwalb"), "superpixels", "slic or felzenszwalb")
+        _check(self.step in ("auto", "eager", "graph"), "step", "auto, eager or graph")
         _check(self.color_shift in ("batch", "pixel"), "color_shift", "batch or pixel")
         _check(self.size >= 32, "size", "32 or more")
         _check(bool(self.faces) and bool(self.styles), "faces and styles", "a list with one name or more")
         _check(0 < self.test_fraction < 1, "test_fraction", "between 0 and 1")
         _check(0 <= self.ema < 1, "ema", "from 0 to below 1")
-        for key in ("batch", "train_steps", "ablation_steps", "log_every", "checkpoint_every", "segments"):
+        steps = ("train_steps", "ablation_steps", "log_every", "checkpoint_every")
+        for key in steps + ("batch", "segments", "perceptual_every", "processes", "bench_repeats"):
             _check(getattr(self, key) >= 1, key, "1 or more")
+        _check(self.batch % self.processes == 0, "batch", f"divisible by the {self.processes} processes that share it")
         for key in LOSSES + ("pretrain_steps", "seed", "face_limit", "cartoon_limit"):
             _check(getattr(self, key) >= 0, key, "0 or more")
         for key in ("generator_rate", "discriminator_rate", "slope", "output_eps", "surface_eps", "brighten"):

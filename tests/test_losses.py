@@ -17,9 +17,10 @@ def scalar(value) -> float:
 
 
 def test_content_and_structure_by_hand():
-    output, target = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([-1.0, 2.0, 5.0])
-    for loss in (losses.content, losses.structure):  # mean (2, 0, 2) over mean (1, 2, 5)
-        assert scalar(loss(output, target)) == pytest.approx(0.5)
+    output = torch.tensor([[1.0, 2.0, 3.0], [1.0, 1.0, 1.0]])[:, :, None, None]
+    target = torch.tensor([[-1.0, 2.0, 5.0], [10.0, 10.0, 10.0]])[:, :, None, None]
+    for loss in (losses.content, losses.structure):  # mean (2, 0, 2) over mean (1, 2, 5), 9 over 10: images count alike
+        assert scalar(loss(output, target)) == pytest.approx((0.5 + 0.9) / 2)
         assert scalar(loss(target, target)) == 0
 
 

@@ -181,7 +181,9 @@ def test_the_command_prints_a_profile_or_one_sentence():
     assert shown.returncode == 0
     assert from_dict(settings | {key: list(settings[key]) for key in ("faces", "styles")}) == load("smoke")
     wrong = run("nonsense")
-    assert wrong.returncode == 1 and wrong.stderr.count("\n") == 1 and "choose one of paper, quick" in wrong.stderr
+    assert (
+        wrong.returncode == 1 and wrong.stderr.count("\n") == 1 and "choose one of bench, paper, quick" in wrong.stderr
+    )
 
 
 # --- weights and keys --------------------------------------------------------------------------------------------

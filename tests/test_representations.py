@@ -1,21 +1,10 @@
 import kornia
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from cartoonlib import representations
 from cartoonlib.representations import (
-    COLOR_SHIFT_RANGES,
-    SEGMENTATIONS,
-    box_mean,
-    color_shift_weights,
-    fill_segments,
-    guided_filter,
-    segment_felzenszwalb,
-    structure,
-    surface,
-    texture,
+    COLOR_SHIFT_RANGES, box_mean, color_shift_weights, guided_filter, surface, texture,
 )  # fmt: skip
 
 
@@ -97,96 +86,3 @@ def test_one_draw_for_the_batch_or_one_for_every_pixel():
 def test_a_grey_image_is_its_own_texture(shape):
     grey = torch.rand(2, 1, 8, 8, generator=rng())
     assert torch.allclose(texture(grey.expand(2, 3, 8, 8), color_shift_weights(rng(), shape)), grey, atol=1e-6)
-
-
-# --- structure ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def face(face_photos):
-    return face_photos[0] / 255
-
-
-@pytest.mark.parametrize("method", SEGMENTATIONS)
-def test_every_segment_has_one_colour(face, faces_tensor, method):
-    labels = SEGMENTATIONS[method](face, 100)
-    assert labels.min() == 0 and labels.shape == (128, 128)
-    filled = fill_segments(face, labels)
-    for label in np.unique(labels):
-        colours = filled[labels == label]
-        assert np.ptp(colours, axis=0).max() == 0
-    result = structure(faces_tensor[:1], method, segments=100)
-    assert result.shape == (1, 3, 128, 128) and result.dtype == torch.float32 and result.abs().max() <= 1
-    assert len(result[0].flatten(1).T.unique(dim=0)) <= labels.max() + 1
-    assert np.abs(result[0].permute(1, 2, 0).numpy() / 2 + 0.5 - face).mean() < 0.06  # and it is the picture
-
-
-def test_slic_has_at_most_the_segments_that_were_asked_for(face):
-    for segments in (30, 200):
-        assert 0.5 * segments < len(np.unique(SEGMENTATIONS["slic"](face, segments))) <= segments
-
-
-@pytest.mark.parametrize("segments", [60, 200])
-def test_merging_reaches_the_segments_that_were_asked_for(face_photos, segments):
-    for photo in face_photos:
-        labels = segment_felzenszwalb(photo / 255, segments)
-        assert sorted(np.unique(labels)) == list(range(labels.max() + 1))
-        assert labels.max() + 1 == segments
-
-
-def test_the_most_similar_neighbours_are_merged_first():
-    """Five stripes; grey levels 0.0 0.3 0.4 0.7 0.72 end as three pairs' worth: neither by order nor by place."""
-    stripes = np.repeat([0.0, 0.3, 0.4, 0.7, 0.72], 12)[None, :, None] * np.ones((24, 1, 3))
-    labels = segment_felzenszwalb(stripes, 3)[0, 6::12]
-    assert labels[1] == labels[2] and labels[3] == labels[4] and len(set(labels)) == 3
-
-
-def test_an_image_of_few_segments_is_not_merged():
-    halves = np.zeros((32, 32, 3))
-    halves[:, 16:] = 1
-    labels = segment_felzenszwalb(halves, 200)
-    assert labels[0, 0] != labels[0, -1]
-
-
-def test_the_first_segment_is_not_painted_black():
-    white = torch.ones(1, 3, 32, 32)
-    for method in SEGMENTATIONS:
-        assert structure(white, method, segments=9).min() > 0.99
-
-
-@pytest.mark.parametrize("deviation, share", [(10, 0.0), (30, 0.5), (60, 1.0)])  # on the 0-255 scale; of the median
-def test_adaptive_colouring_is_mean_or_median_by_deviation(deviation, share):
-    """A segment of three quarters a and one quarter b deviates by sqrt(3)/4 |b - a|; its mean is not its median."""
-    a, b = 0.2, 0.2 + deviation / 255 * 4 / np.sqrt(3)
-    image = np.full((8, 8, 3), a)
-    image[:, 6:] = b
-    mean, median = 0.75 * a + 0.25 * b, a
-    labels = np.zeros((8, 8), int)
-    assert fill_segments(image, labels) == pytest.approx(np.full((8, 8, 3), (1 - share) * mean + share * median))
-    assert fill_segments(image, labels, adaptive=False) == pytest.approx(np.full((8, 8, 3), mean))
-
-
-def test_medians_of_several_segments_and_of_even_counts():
-    values = np.random.default_rng(0).random((12, 12, 3))  # deviation 0.29 * 255: all are medians
-    labels = np.random.default_rng(1).integers(0, 5, (12, 12)) * 2  # odd labels are empty
-    filled = fill_segments(values, labels)
-    for label in np.unique(labels):
-        assert np.allclose(filled[labels == label][0], np.median(values[labels == label], axis=0))
-
-
-def test_brighten_brightens_in_range():
-    image, labels = np.full((4, 4, 3), 0.4), np.zeros((4, 4), int)
-    assert fill_segments(image, labels, brighten=1.2)[0, 0, 0] == pytest.approx(0.4 ** (1 / 1.2))
-    assert fill_segments(image, labels, brighten=1.2).max() > 0.4
-    extremes = np.array([[[0.0, 0.5, 1.0]]])
-    assert fill_segments(extremes, np.zeros((1, 1), int), brighten=1.2)[0, 0, [0, 2]].tolist() == [0, 1]
-
-
-def test_no_gradient_and_values_outside_the_range():
-    image = (torch.randn(1, 3, 32, 32, generator=rng()) * 2).requires_grad_()
-    result = structure(image, segments=20)
-    assert not result.requires_grad and result.abs().max() <= 1
-
-
-def test_there_is_one_segmentation_for_each_profile_setting():
-    assert set(representations.SEGMENTATIONS) == {"slic", "felzenszwalb"}

@@ -8,11 +8,12 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from cartoonlib import losses, training
-from cartoonlib.networks import count_parameters
+from cartoonlib import data, losses, steps, training
+from cartoonlib.networks import Generator, count_parameters
 from cartoonlib.paths import InputError
 from cartoonlib.profiles import Profile
-from cartoonlib.training import Run, TrainingStopped, load_generator, pick_dtype, pretrain, train
+from cartoonlib.steps import pick_dtype
+from cartoonlib.training import Run, TrainingStopped, load_generator, pretrain, train
 
 TINY = Profile(
     name="tiny", size=32, batch=2, perceptual="efficientnet_lite0", segments=20, pretrain_steps=6, train_steps=8,
@@ -35,14 +36,14 @@ def snapshot(folder):
 
 def break_at(monkeypatch, step: int):
     """Training stops short when it asks for the photos of this step, as if Ctrl-C had been pressed."""
-    batch = training.data.batch
+    batches = data.Batches.__call__
 
-    def interrupted(images, size, count, seed, at, *rest):
+    def interrupted(self, at):
         if at == step:
             raise KeyboardInterrupt
-        return batch(images, size, count, seed, at, *rest)
+        return batches(self, at)
 
-    monkeypatch.setattr(training.data, "batch", interrupted)
+    monkeypatch.setattr(data.Batches, "__call__", interrupted)
 
 
 def keep_checkpoints(monkeypatch) -> list[dict]:
@@ -134,19 +135,19 @@ def test_a_killed_run_goes_on_to_the_same_bits(precision, finished, tmp_path, mo
 
 
 def count_steps(monkeypatch, steps: list):
-    batch = training.data.batch
+    batches = data.Batches.__call__
 
-    def counted(images, size, count, seed, step, *rest):
+    def counted(self, step):
         steps.append(step)
-        return batch(images, size, count, seed, step, *rest)
+        return batches(self, step)
 
-    monkeypatch.setattr(training.data, "batch", counted)
+    monkeypatch.setattr(data.Batches, "__call__", counted)
 
 
 def test_a_finished_run_returns_at_once_and_touches_nothing(finished, face_set, cartoon_set, monkeypatch):
     folder, run, _ = finished("fp32")
     before = snapshot(folder)
-    monkeypatch.setattr(training.data, "batch", None)  # would fail if anything were trained
+    monkeypatch.setattr(data.Batches, "__call__", None)  # would fail if anything were trained
     again = train(TINY, folder, face_set, cartoon_set, "drawn", progress=silent)
     other_logs = train(TINY.replace(log_every=5), folder, face_set, cartoon_set, "drawn", progress=silent)
     assert again.folder == other_logs.folder == run.folder and again.summary == run.summary
@@ -181,10 +182,10 @@ def test_a_checkpoint_holds_everything_and_nothing_that_runs_code(tmp_path, monk
     (path,) = tmp_path.glob("drawn-*/checkpoint.pt")
     state = torch.load(path, weights_only=True)
     assert {"generator", "d_surface", "d_texture", "ema", "g_optimizer", "d_optimizer", "step", "seconds"} <= set(state)
-    assert state["step"] == 6 and state["ema"]["n_averaged"] == 6
+    assert state["step"] == 6
     assert all(entry["step"] == 6 for entry in state["g_optimizer"]["state"].values())
     assert len(state["d_optimizer"]["state"]) == 2 * 14  # weight and bias of seven convolutions, twice
-    assert any(not torch.equal(state["generator"][k], state["ema"][f"module.{k}"]) for k in state["generator"])
+    assert any(not torch.equal(state["generator"][k], state["ema"][k]) for k in state["generator"])
 
 
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_old_one(tmp_path, monkeypatch, face_set):
@@ -239,7 +240,7 @@ def losses_of_a_row():
 def test_the_averaged_generator_is_the_one_that_is_kept(finished):
     _, run, states = finished("fp32")
     kept = run.generator().state_dict()
-    assert all(torch.equal(kept[name], states[-1]["ema"][f"module.{name}"]) for name in kept)
+    assert all(torch.equal(kept[name], states[-1]["ema"][name]) for name in kept)
     assert any(not torch.equal(kept[name], states[-1]["generator"][name]) for name in kept)
 
 
@@ -268,7 +269,7 @@ def test_pretraining_learns(tmp_path, face_set):
 
 def test_training_without_pretraining_is_possible(tmp_path, face_set):
     run = pretrain(TINY.replace(pretrain_steps=0), tmp_path, face_set, silent)
-    untrained = training.build_generator(TINY).state_dict()
+    untrained = steps.build_generator(TINY).state_dict()
     assert run.log() == [] and all(torch.equal(v, untrained[k]) for k, v in run.generator().state_dict().items())
 
 
@@ -289,7 +290,7 @@ def spoil(monkeypatch, from_call: int, value: float):
         calls.append(1)
         return color(*arguments) * (value if len(calls) > from_call else 1)
 
-    monkeypatch.setattr(training.losses, "color", spoiled)
+    monkeypatch.setattr(losses, "color", spoiled)
 
 
 @pytest.mark.parametrize("first_bad", [4, 5, 6])  # between two logs, between checkpoint and log, right after both
@@ -329,8 +330,8 @@ def test_bad_weights_do_not_overwrite_a_good_checkpoint(optimizer, tmp_path, mon
 
 def test_a_flat_picture_stops(tmp_path, monkeypatch, face_set, cartoon_set):
     pretrain(TINY, tmp_path, face_set, silent)
-    forward = training.Generator.forward
-    monkeypatch.setattr(training.Generator, "forward", lambda self, x: forward(self, x) * 0.05)
+    forward = Generator.forward
+    monkeypatch.setattr(Generator, "forward", lambda self, x: forward(self, x) * 0.05)
     with pytest.raises(TrainingStopped, match="collapsed to a flat picture.*Pretrain longer") as error:
         train(TINY, tmp_path, face_set, cartoon_set, "drawn", progress=silent)
     assert "\n" not in str(error.value) and issubclass(TrainingStopped, InputError)
@@ -372,14 +373,14 @@ def test_each_update_reaches_its_own_networks_only(tmp_path, monkeypatch, face_s
             reached.setdefault(name, []).append(leaves(value))
             return value
 
-        monkeypatch.setattr(training.losses, name, spied)
-    perceptual = training.features.PERCEPTUAL["efficientnet_lite0"]
+        monkeypatch.setattr(losses, name, spied)
+    perceptual = steps.features.PERCEPTUAL["efficientnet_lite0"]
 
     def build():
         frozen.append(perceptual())
         return frozen[-1]
 
-    monkeypatch.setitem(training.features.PERCEPTUAL, "efficientnet_lite0", build)
+    monkeypatch.setitem(steps.features.PERCEPTUAL, "efficientnet_lite0", build)
     train(TINY.replace(train_steps=1, pretrain_steps=1), tmp_path, face_set, cartoon_set, "drawn", progress=silent)
     of = {name: {id(p) for p in networks[name].parameters()} for name in ("generator", "d_surface", "d_texture")}
     assert reached.pop("adversarial_discriminator") == [of["d_surface"], of["d_texture"]]

@@ -1,0 +1,324 @@
+"""Superpixels: an image cut into small segments of similar colour, each filled with one colour (White-box 3.2).
+
+SLIC and the filling run on a batch, on the device of the images, and on a CPU they are faster than scikit-image. The
+graph cut of the paper, and the references of the tests and of the performance notebook, run one image after the other
+in scikit-image and NumPy.
+"""
+
+import heapq
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from skimage import segmentation
+from torch import Tensor
+
+# --- SLIC --------------------------------------------------------------------------------------------------------
+
+COMPACTNESS = 10.0  # how many units of CIELAB weigh as much as one step of the grid
+SIGMA = 1.0  # of the Gaussian smoothing beforehand, in pixels
+ITERATIONS = 5  # assignments of the pixels to the centres; of as many, scikit-image makes the first by place alone
+
+# Linear sRGB to CIE XYZ, and the white point D65 (2 degree observer); the numbers are scikit-image's and kornia's.
+RGB_TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
+WHITE = (0.95047, 1.0, 1.08883)
+
+
+def rgb_to_lab(images: Tensor) -> Tensor:
+    """sRGB in [0, 1] to CIELAB (L 0 to 100, a and b about -100 to 100), (B, 3, H, W) -> (B, 3, H, W).
+
+    The matrix is written out in scalars: kornia's function copies it to the device at every call, which makes the host
+    wait, and which a CUDA graph cannot record.
+    """
+    red, green, blue = torch.where(images > 0.04045, ((images + 0.055) / 1.055) ** 2.4, images / 12.92).unbind(dim=1)
+    rows = [[weight / white for weight in row] for row, white in zip(RGB_TO_XYZ, WHITE)]
+    xyz = torch.stack([r * red + g * green + b * blue for r, g, b in rows], dim=1)
+    x, y, z = torch.where(xyz > 0.008856, xyz ** (1 / 3), 7.787 * xyz + 16 / 116).unbind(dim=1)
+    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=1)
+
+
+def smooth(images: Tensor, sigma: float) -> Tensor:
+    """Gaussian smoothing with mirrored borders, cut off at 4 sigma (pixels): (B, C, H, W) -> (B, C, H, W).
+
+    A sum of shifted images, because convolutions may round to TF32 on a GPU.
+    """
+    radius = round(4 * sigma)
+    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    weights = (weights / weights.sum()).tolist()
+    for axis in (2, 3):
+        length = images.shape[axis]
+        position = torch.arange(-radius, length + radius, device=images.device) % (2 * length)
+        padded = images.index_select(axis, torch.minimum(position, 2 * length - 1 - position))
+        images = sum(weight * padded.narrow(axis, i, length) for i, weight in enumerate(weights))
+    return images
+
+
+def slic_grid(height: int, width: int, segments: int) -> tuple[int, int]:
+    """Rows and columns of the grid: cells about square, and as many as the grid allows without exceeding `segments`."""
+    rows = min(max(1, round(math.sqrt(segments * height / width))), height, segments)
+    return rows, min(segments // rows, width)
+
+
+class _Axis(NamedTuple):
+    """An axis of an image, cut into cells of s = ceil(length / cells) pixels or one less. All are integers or bool."""
+
+    pixels: Tensor  # (cells, s): the pixels of each cell; the last one of a smaller cell is no pixel of its own
+    valid: Tensor  # (cells, s): false for these
+    cell: Tensor  # (length): the cell of each pixel
+    entry: Tensor  # (length): the place of each pixel in `pixels`, flattened
+
+
+def _cut(length: int, cells: int, device: torch.device) -> _Axis:
+    size = -(-length // cells)
+
+    def start(cell: Tensor) -> Tensor:
+        return (cell * length + cells - 1) // cells  # the first pixel p with p * cells // length == cell
+
+    index, pixel = torch.arange(cells, device=device)[:, None], torch.arange(length, device=device)
+    pixels, cell = start(index) + torch.arange(size, device=device), pixel * cells // length
+    return _Axis(pixels.clamp(max=length - 1), pixels < start(index + 1), cell, cell * size + pixel - start(cell))
+
+
+@torch.no_grad()
+def slic(images: Tensor, segments: int) -> Tensor:
+    """SLIC superpixels (Achanta et al., TPAMI 2012) of a batch: (B, 3, H, W) in [-1, 1] -> int64 labels (B, H, W).
+
+    k-means in colour and place. It starts from a regular grid of K cells, K the product of `slic_grid`; labels are in
+    0 .. K - 1, and hardly any of them is left out. Each pixel chooses among the 3 x 3 cells around the one it lies in,
+    as in gSLIC (Ren, Prisacariu & Reid 2015) and superpixel sampling networks (Jampani et al., ECCV 2018), so that all
+    is dense, and segment k stays around cell k. Afterwards scikit-image joins fragments of segments to their
+    neighbours; nothing here does, so that a segment may have several parts (2 % of the pixels of a face).
+
+    Shapes do not depend on the data, nothing waits for the device or copies from the host, and no sum has an order that
+    varies: a CUDA graph can record it, and it is deterministic. Computed in float32. NaN counts as black.
+    """
+    batch, _, height, width = images.shape
+    rows, columns = slic_grid(height, width, segments)
+    cells, device = rows * columns, images.device
+    vertical, horizontal = _cut(height, rows, device), _cut(width, columns, device)
+    step = math.sqrt(height * width / cells)
+    with torch.autocast(device.type, enabled=False):
+        rgb = (images.float() * 0.5 + 0.5).clamp(0, 1).nan_to_num()
+        darkest, brightest = rgb.amin(dim=(1, 2, 3), keepdim=True), rgb.amax(dim=(1, 2, 3), keepdim=True)
+        rgb = (rgb - darkest) / (brightest - darkest).clamp(min=1e-6)  # scikit-image does so: compact at any contrast
+        lab = smooth(rgb_to_lab(rgb), SIGMA) / COMPACTNESS
+        y = (torch.arange(height, device=device) / step)[:, None].expand(batch, 1, height, width)
+        x = (torch.arange(width, device=device) / step).expand(batch, 1, height, width)
+
+        # Pixels cell by cell: (B, K, 5, s * s), cells that are smaller filled up with invalid ones.
+        features = torch.cat([lab, y, x], dim=1)
+        features = features.index_select(2, vertical.pixels.flatten()).index_select(3, horizontal.pixels.flatten())
+        features = features.view(batch, 5, *vertical.pixels.shape, *horizontal.pixels.shape)
+        features = features.permute(0, 2, 4, 1, 3, 5).reshape(batch, cells, 5, -1)
+        valid = (vertical.valid[:, None, :, None] & horizontal.valid[None, :, None, :]).view(1, cells, 1, -1).float()
+        # Relative to the mean of their cell, so that distances are no small differences of large squares.
+        origin = (features * valid).sum(dim=3, keepdim=True) / valid.sum(dim=3, keepdim=True)
+        features = torch.cat([(features - origin) * valid, valid.expand(batch, -1, -1, -1)], dim=2).flatten(0, 1)
+        origin = origin.squeeze(3).transpose(1, 2)  # (B, 5, K)
+        inside = F.unfold(origin.new_ones(1, 1, rows, columns), 3, padding=1).transpose(1, 2)  # (1, K, 9)
+        outside = torch.zeros_like(inside).masked_fill(inside == 0, math.inf)
+
+        def distances(centers: Tensor) -> Tensor:
+            """Squared distances to the 9 centres around, less the pixels' own squares: (B K, 9, s * s)."""
+            near = F.unfold(centers.view(batch, 5, rows, columns), 3, padding=1).view(batch, 5, 9, cells)
+            near = (near - origin[:, :, None]).permute(0, 3, 2, 1)
+            squares = near.square().sum(dim=3) + outside
+            return torch.baddbmm(squares.view(-1, 9, 1), near.flatten(0, 1), features[:, :5], alpha=-2)
+
+        centers = origin
+        for _ in range(ITERATIONS - 1):
+            distance = distances(centers)
+            nearest = distance.eq_(distance.amin(dim=1, keepdim=True))  # 1 or 0; at equal distance, part of both
+            sums = torch.bmm(nearest, features.transpose(1, 2)).view(batch, cells, 9, 6).permute(0, 3, 2, 1)
+            sums = torch.cat([sums[:, :5] + sums[:, 5:] * origin[:, :, None], sums[:, 5:]], dim=1)
+            sums = F.fold(sums.reshape(batch, -1, cells), (rows, columns), 3, padding=1).view(batch, 6, cells)
+            count = sums[:, 5:]
+            centers = torch.where(count > 0, sums[:, :5] / count.clamp(min=1), centers)
+
+        nearest = distances(centers).min(dim=1).indices  # 0 to 8, row by row; much faster on a CPU than argmin
+    nearest = nearest.view(batch, rows, columns, *vertical.pixels.shape[1:], -1).transpose(2, 3)
+    nearest = nearest.reshape(batch, vertical.pixels.numel(), horizontal.pixels.numel())
+    nearest = nearest.index_select(1, vertical.entry).index_select(2, horizontal.entry)
+    return (vertical.cell[:, None] + nearest // 3 - 1) * columns + horizontal.cell + nearest % 3 - 1
+
+
+# --- one colour per segment --------------------------------------------------------------------------------------
+
+LEVELS = 2**16 - 1  # colours as integers: exact for images of 8 bits, since 2^16 - 1 = 257 * 255, else 8e-6 off
+
+
+@torch.no_grad()
+def fill(images: Tensor, labels: Tensor, count: int, adaptive: bool = True, brighten: float = 1.0) -> Tensor:
+    """Give every segment one colour: (B, 3, H, W) in [-1, 1], int64 labels (B, H, W) -> float32 (B, 3, H, W).
+
+    Sorting integers once, by channel and label and then by value, gives medians, and sums that are exact in any order:
+    deterministic, and without a shape or a wait that depends on the data. NaN counts as black.
+
+    Args:
+        count: labels are in 0 .. count - 1; any of them may be missing.
+        adaptive: mean where a segment's deviation is below 20, median where it is above 40 (on a 0-255 scale), half
+            and half between (White-box eq. 2); else the mean everywhere. The deviation is the root mean square of
+            those of R, G and B (White-box takes one over all values, so that a flat red would count as varied). On
+            [-1, 1] images those thresholds would never fire, which happens in White-box's code.
+        brighten: exponent mu of eq. 2; 1.2 in the paper, applied as colour ** (1 / mu) so that it brightens in [0, 1].
+            The default leaves brightness alone, because a target that is always brighter bleaches skin.
+    """
+    batch, channels, height, width = images.shape
+    groups = batch * channels * count
+    dtype = torch.int32 if groups << 16 < 2**31 else torch.int64  # half the bits are sorted in half the time
+    values = ((images.float() * 0.5 + 0.5).clamp(0, 1).nan_to_num() * LEVELS).round().to(dtype).flatten(2)
+    labels = labels.reshape(batch, 1, height * width)
+    group = torch.arange(batch * channels, dtype=dtype, device=images.device).view(batch, channels, 1) * count + labels
+    keys = (group.to(dtype) << 16 | values).flatten().sort().values
+    bounds = torch.searchsorted(keys, torch.arange(groups + 1, dtype=dtype, device=images.device) << 16)
+    first, size = bounds[:-1], bounds.diff().clamp(min=1)
+    values = (keys & LEVELS).long()
+
+    def mean(x: Tensor) -> Tensor:
+        """Means of sorted integers over each segment: (B * 3 * H * W) -> float64 (B, 3, count)."""
+        sums = F.pad(x.cumsum(0), (1, 0)).index_select(0, bounds).diff()
+        return (sums.double() / size).view(batch, channels, count)
+
+    colors = mean(values) / LEVELS
+    if adaptive:
+        variance = mean(values**2) / LEVELS**2 - colors**2
+        deviation = variance.clamp(min=0).mean(dim=1, keepdim=True).sqrt() * 255  # one number per segment
+        share = ((deviation >= 20).double() + (deviation > 40).double()) / 2  # of the median
+        middle = torch.stack([first + (size - 1) // 2, first + size // 2]).clamp(max=len(values) - 1)
+        medians = values[middle].sum(dim=0).view(batch, channels, count) / (2 * LEVELS)
+        colors = (1 - share) * colors + share * medians
+    colors = colors.float() ** (1 / brighten) * 2 - 1
+    return colors.gather(2, labels.expand(-1, channels, -1)).view(images.shape)
+
+
+# --- scikit-image and NumPy, one image after the other -----------------------------------------------------------
+
+
+def segment_slic(image: np.ndarray, segments: int) -> np.ndarray:
+    """Scikit-image's SLIC, the reference of `slic`: (H, W, 3) in [0, 1] -> labels (H, W), from 0."""
+    return segmentation.slic(
+        image, n_segments=segments, compactness=COMPACTNESS, sigma=SIGMA, max_num_iter=ITERATIONS, start_label=0
+    )
+
+
+def segment_felzenszwalb(image: np.ndarray, segments: int) -> np.ndarray:
+    """The paper's segmentation: Felzenszwalb's graph cut, then neighbours of similar colour merged, most similar first.
+
+    The paper merges by selective search; here hierarchical merging by the distance of the mean colours plays its part,
+    until `segments` regions are left (skimage.graph's merging stops at a distance, not at a number). (H, W, 3) in
+    [0, 1] -> labels (H, W), from 0.
+    """
+    labels = segmentation.felzenszwalb(image, scale=1, sigma=0.8, min_size=10)
+    channels = [np.ones(labels.shape), *np.moveaxis(image, 2, 0)]
+    sums = list(np.stack([np.bincount(labels.ravel(), c.ravel()) for c in channels], axis=1))  # count, R, G, B
+    parent = list(range(len(sums)))
+    neighbors = {region: set() for region in parent}  # of the regions that are left
+    heap = []
+
+    def propose(a: int, b: int) -> None:
+        distance = np.linalg.norm(sums[a][1:] / sums[a][0] - sums[b][1:] / sums[b][0])
+        heapq.heappush(heap, (float(distance), a, b))
+
+    vertical, horizontal = np.stack([labels[1:], labels[:-1]]), np.stack([labels[:, 1:], labels[:, :-1]])
+    pairs = np.concatenate([vertical.reshape(2, -1), horizontal.reshape(2, -1)], axis=1)
+    for a, b in np.unique(np.sort(pairs[:, pairs[0] != pairs[1]], axis=0), axis=1).T.tolist():
+        neighbors[a].add(b), neighbors[b].add(a)
+        propose(a, b)
+    while len(neighbors) > segments:
+        _, a, b = heapq.heappop(heap)
+        if a not in neighbors or b not in neighbors:
+            continue  # one of them is part of a larger region by now
+        merged = len(parent)
+        parent[a] = parent[b] = merged
+        parent.append(merged)
+        sums.append(sums[a] + sums[b])
+        neighbors[merged] = (neighbors.pop(a) | neighbors.pop(b)) - {a, b}
+        for region in neighbors[merged]:
+            neighbors[region] = neighbors[region] - {a, b} | {merged}
+            propose(merged, region)
+    for region in reversed(range(len(parent))):  # a region is made after its parts
+        parent[region] = parent[parent[region]]
+    return np.unique(np.array(parent)[labels], return_inverse=True)[1].reshape(labels.shape)
+
+
+SEGMENTATIONS = {"slic": segment_slic, "felzenszwalb": segment_felzenszwalb}
+
+
+def fill_segments(image: np.ndarray, labels: np.ndarray, adaptive: bool = True, brighten: float = 1.0) -> np.ndarray:
+    """The reference of `fill`, same arguments: (H, W, 3) in [0, 1] and labels (H, W), from 0 -> (H, W, 3) in [0, 1]."""
+    labels = labels.ravel()
+    pixels = image.reshape(-1, 3)
+    count = np.maximum(np.bincount(labels), 1)
+    colors = np.stack([np.bincount(labels, pixels[:, c]) for c in range(3)], axis=1) / count[:, None]
+    if adaptive:
+        squares = np.stack([np.bincount(labels, pixels[:, c] ** 2) for c in range(3)], axis=1) / count[:, None]
+        deviation = np.sqrt(np.maximum(squares - colors**2, 0).mean(axis=1)) * 255  # one number per segment
+        share = np.select([deviation < 20, deviation > 40], [0.0, 1.0], 0.5)[:, None]  # of the median
+        if share.any():
+            first = np.concatenate([[0], np.cumsum(np.bincount(labels))[:-1]])
+            low, high = first + (count - 1) // 2, first + count // 2
+            medians, segments = np.empty_like(colors), np.arange(len(count))
+            for c in range(3):
+                ordered = np.sort(2.0 * labels + pixels[:, c])  # segment by segment, each sorted: values are at most 1
+                medians[:, c] = (ordered[low] + ordered[np.minimum(high, len(ordered) - 1)]) / 2 - 2.0 * segments
+            colors = (1 - share) * colors + share * medians
+    colors = np.clip(colors, 0, 1) ** (1 / brighten)
+    return colors[labels].reshape(image.shape)
+
+
+# --- quality -----------------------------------------------------------------------------------------------------
+
+
+def boundary_recall(labels: np.ndarray, reference: np.ndarray, tolerance: int) -> float:
+    """Share of the boundary pixels of `reference` with one of `labels` within a square of 2 tolerance + 1 pixels.
+
+    (H, W) each; a boundary pixel has one of its 4 neighbours in another segment. The larger the better, at equal
+    numbers of segments (Martin, Fowlkes & Malik 2004; Stutz, Hermans & Leibe 2018). NaN without boundaries.
+    """
+    found, wanted = (segmentation.find_boundaries(x, connectivity=1, mode="thick") for x in (labels, reference))
+    near = ndimage.maximum_filter(found, size=2 * tolerance + 1)
+    return float(near[wanted].mean()) if wanted.any() else math.nan
+
+
+def undersegmentation_error(labels: np.ndarray, reference: np.ndarray) -> float:
+    """Share of the pixels by which segments leak over the regions of `reference`; (H, W) each, the smaller the better.
+
+    Each segment counts, for each region it meets, with the smaller of the parts inside and outside of it (Neubert &
+    Protzel 2012; Stutz, Hermans & Leibe 2018).
+    """
+    shared = np.zeros((reference.max() + 1, labels.max() + 1), int)
+    np.add.at(shared, (reference.ravel(), labels.ravel()), 1)
+    return float(np.minimum(shared, shared.sum(axis=0) - shared).sum() / labels.size)
+
+
+def explained_variance(image: np.ndarray, labels: np.ndarray) -> float:
+    """Share of the variance of the colours that the means of the segments keep: (H, W, 3) in [0, 1] and labels (H, W) -> 0 to 1.
+
+    The larger the better (Moore et al. 2008; Stutz, Hermans & Leibe 2018). NaN for an image of one colour.
+    """
+    means = fill_segments(image, labels, adaptive=False)
+    total = np.square(image - image.mean(axis=(0, 1))).sum()
+    return float(np.square(means - image.mean(axis=(0, 1))).sum() / total) if total else math.nan
+
+
+# --- for the structure representation ----------------------------------------------------------------------------
+
+
+def color_superpixels(images: Tensor, method: str, segments: int, adaptive: bool, brighten: float) -> Tensor:
+    """Superpixels of one colour each: (B, 3, H, W) in [-1, 1] -> float32 of the same shape, without a gradient.
+
+    Args:
+        method: `slic`, the seed's default, on the device of the images; `felzenszwalb`, the paper's, on the host.
+        segments: per image. `slic` has the nearest grid without more, `felzenszwalb` fewer only where nothing is cut.
+        adaptive, brighten: see `fill`.
+    """
+    if method == "slic":
+        count = math.prod(slic_grid(*images.shape[2:], segments))
+        return fill(images, slic(images, segments), count, adaptive, brighten)
+    arrays = (images.detach().float().permute(0, 2, 3, 1).cpu().numpy() * 0.5 + 0.5).clip(0, 1)
+    arrays = np.nan_to_num(arrays)  # as `fill` does, and the losses show a NaN themselves
+    labels = np.stack([SEGMENTATIONS[method](image, segments) for image in arrays])
+    return fill(images, torch.from_numpy(labels).to(images.device), int(labels.max()) + 1, adaptive, brighten)

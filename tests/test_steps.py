@@ -1,0 +1,312 @@
+"""The step on a GPU that is not there, over several processes, and killed in the middle."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from cartoonlib import data, landmarks, losses, representations, steps, superpixels
+from cartoonlib.profiles import Profile
+from cartoonlib.training import Run, train
+
+TINY = Profile(
+    name="tiny", size=32, batch=2, perceptual="efficientnet_lite0", segments=20, pretrain_steps=2, train_steps=4,
+    log_every=2, checkpoint_every=2, ema=0.5, precision="fp32",
+)  # fmt: skip
+
+
+def silent(_line: str) -> None:
+    pass
+
+
+# --- nothing waits for the device --------------------------------------------------------------------------------
+
+
+class BetweenDevices(TorchDispatchMode):
+    """Notes every operation that touches two devices: a copy, for which the step would wait."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        result = function(*arguments, **(options or {}))
+        tensors = [x for x in tree_leaves((arguments, options, result)) if isinstance(x, torch.Tensor)]
+        if len({x.device.type for x in tensors}) > 1:
+            self.seen.append(str(function))
+        return result
+
+
+def move(network: nn.Module, device: str) -> None:
+    """Give every parameter and buffer a fake twin on a device; Module.to cannot."""
+    for module in network.modules():
+        for name, x in module._parameters.items():
+            if x is not None:
+                twin = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=device)
+                module._parameters[name] = nn.Parameter(twin, requires_grad=x.requires_grad)
+        for name, x in module._buffers.items():
+            if x is not None:
+                module._buffers[name] = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=device)
+
+
+@pytest.fixture
+def fake_step():
+    """A function that gives a step and its inputs as fake tensors: they have shape and device, and no values."""
+    step = steps.TrainStep(TINY.replace(step="eager"), steps.make_accelerator())
+
+    def move_to(device: str) -> tuple[steps.TrainStep, tuple]:
+        step.device = torch.device(device)
+        for network in (step.generator, step.d_surface, step.d_texture, step.ema, step.perceptual, step.points):
+            move(network, device)
+        step.g_optimizer = steps._adam(1e-3, step.generator)
+        step.d_optimizer = steps._adam(1e-3, step.d_surface, step.d_texture)
+        photo = torch.empty(2, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
+        return step, (photo, torch.empty_like(photo), torch.empty(1, 3, 1, 1, device=device))
+
+    yield move_to
+    for module in (landmarks, losses, superpixels):  # constants that were made as fake tensors
+        for function in vars(module).values():
+            getattr(function, "cache_clear", lambda: None)()
+
+
+@pytest.fixture
+def fake_gpu(monkeypatch):
+    """Backward passes need a real driver: gradients appear without one; the test on the CPU runs them."""
+
+    def backward(tensor):
+        for network in networks:
+            for parameter in network.parameters():
+                parameter.grad = torch.empty_like(parameter)
+
+    networks = []
+    monkeypatch.setattr(torch.Tensor, "backward", backward)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 34, 1 << 34))
+    return networks
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available")  # autocast
+def test_a_step_on_the_gpu_copies_nothing_and_waits_for_nothing(fake_gpu, fake_step):
+    """Fake tensors raise where a step asks for a value (.item(), nonzero, a mask) or mixes devices."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        step, inputs = fake_step("cuda")
+        fake_gpu += [step.generator, step.d_surface, step.d_texture]
+        step(*inputs)  # constants are copied once
+        with BetweenDevices() as copies:
+            values = step(*inputs)
+    assert copies.seen == []
+    assert len(values) == 11 and all(x.device.type == "cuda" and x.shape == () for x in values.values())
+
+
+def test_a_backward_pass_depends_on_no_value(fake_step):
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        step, inputs = fake_step("cpu")
+        assert all(value.shape == () for value in step(*inputs).values())
+        assert all(parameter.grad is not None for parameter in step.generator.parameters())
+
+
+def test_batches_are_made_on_the_gpu_from_bytes_that_lie_there(fake_gpu, face_set):
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        batches = data.Batches(face_set, 32, 4, seed=0, device="cuda")
+        batches(0)
+        with BetweenDevices() as copies:
+            batch = batches(1)
+    assert copies.seen == [] and batch.device.type == "cuda" and batch.shape == (4, 3, 32, 32)
+    assert batches._store.dtype == torch.uint8
+
+
+def test_bytes_on_the_device_give_the_same_batch(face_set):
+    host = data.Batches(face_set, 32, 4, seed=0)
+    device = data.Batches(face_set, 32, 4, seed=0)
+    device._store = torch.from_numpy(face_set.part("train"))
+    assert torch.equal(host(3), device(3))
+
+
+# --- perceptual losses on a part of the batch --------------------------------------------------------------------
+
+
+def test_the_perceptual_losses_look_at_every_nth_image(monkeypatch, faces_tensor):
+    """With the losses of these images, and the other losses as they are."""
+    seen = []
+    structure = representations.structure
+
+    def spied(images, *rest):
+        seen.append(images)
+        return structure(images, *rest)
+
+    monkeypatch.setattr(representations, "structure", spied)
+    photo = torch.cat([faces_tensor, faces_tensor.flip(-1)])[..., ::4, ::4].contiguous(
+        memory_format=torch.channels_last
+    )
+    grey = torch.full((1, 3, 1, 1), 1 / 3)
+
+    def losses_of(every, images):
+        step = steps.TrainStep(TINY.replace(perceptual_every=every), steps.make_accelerator())
+        return step(images, images, grey)
+
+    whole, second, third, half = losses_of(1, photo), losses_of(2, photo), losses_of(3, photo), losses_of(1, photo[::2])
+    assert [len(images) for images in seen] == [4, 2, 2, 2]
+    assert torch.equal(seen[1], seen[0][::2]) and torch.equal(seen[2], seen[0][::3]) and len(third) == len(whole)
+    for name in ("content", "structure"):
+        assert second[name].item() == pytest.approx(half[name].item(), rel=1e-4) != whole[name].item()
+    assert second["color"] == whole["color"] and second["landmark"] == whole["landmark"]
+
+
+# --- CUDA graphs -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
+def test_a_graph_that_cannot_be_had_is_said_and_done_without():
+    said = []
+    step = steps.TrainStep(TINY.replace(step="graph"), steps.make_accelerator(), progress=said.append)
+    assert said == ["no CUDA graph, because there is no GPU: steps run one operation at a time"]
+    assert step.how == "eager"
+    steps.TrainStep(TINY, steps.make_accelerator(), progress=said.append)  # auto does not complain
+    assert len(said) == 1
+
+
+def run_steps(profile, sets, count=8):
+    """Losses of some steps, and the weights after them."""
+    step = steps.TrainStep(profile, steps.make_accelerator(), progress=print)
+    photos, drawings = (data.Batches(images, 32, 2, seed, step.device) for seed, images in enumerate(sets))
+    grey = representations.color_shift_weights(torch.Generator().manual_seed(0)).to(step.device)
+    rows = [torch.stack(list(step(photos(i), drawings(i), grey).values())).clone() for i in range(count)]
+    return step, torch.stack(rows)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_cuda_graph_does_what_the_eager_step_does(face_set, cartoon_set):
+    graph, captured = run_steps(TINY, (face_set, cartoon_set))
+    eager, plain = run_steps(TINY.replace(step="eager"), (face_set, cartoon_set))
+    assert (graph.how, eager.how) == ("CUDA graph", "eager")
+    assert torch.allclose(captured, plain, rtol=0.02, atol=1e-3)
+
+
+def test_a_capture_that_fails_is_said_and_the_step_goes_on(monkeypatch, face_set, cartoon_set):
+    """On the CPU with a graph that cannot be captured: the same numbers as without one."""
+
+    class Broken:
+        def __init__(self, graph):
+            pass
+
+        def __enter__(self):
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+        def __exit__(self, *error):
+            pass
+
+    monkeypatch.setattr(steps.TrainStep, "_can_graph", lambda self, accelerator: self.profile.step != "eager")
+    monkeypatch.setattr(steps, "_side_stream", contextlib.nullcontext)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
+    monkeypatch.setattr(torch.cuda, "graph", Broken)
+    said = []
+    monkeypatch.setattr("builtins.print", said.append)
+    broken, values = run_steps(TINY, (face_set, cartoon_set), 6)
+    plain, expected = run_steps(TINY.replace(step="eager"), (face_set, cartoon_set), 6)
+    assert torch.equal(values, expected) and broken.how == "eager"
+    assert len(said) == 1 and "operation not permitted" in said[0] and "\n" not in said[0]
+
+
+# --- several processes, and kills --------------------------------------------------------------------------------
+
+JOB = """
+import json, os, signal, sys
+import numpy as np, torch
+from cartoonlib import data, profiles, training
+torch.set_num_threads(1)
+
+def image_set(kind):
+    images, split = np.load(f"{kind}.npy"), json.load(open(f"{kind}.json"))
+    points = np.full((len(images), 5, 2), np.nan, np.float32)
+    return data.ImageSet(kind, kind, kind, "", images, points, [{"split": s} for s in split], [], f"hash of {kind}")
+
+settings, runs, kill_at = json.loads(sys.argv[1]), training.Path(sys.argv[2]), int(sys.argv[3])
+step_of, calls = torch.optim.Adam.step, []
+
+def step(self, *arguments):
+    calls.append(1)
+    if len(calls) == kill_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step_of(self, *arguments)
+
+torch.optim.Adam.step = step
+sets = image_set("faces"), image_set("cartoons")
+training.train(profiles.from_dict(settings), runs, *sets, "drawn", progress=lambda line: None)
+"""
+
+
+@pytest.fixture
+def job(tmp_path, face_set, cartoon_set):
+    """Run a training in processes of its own; `kill_at`: the optimizer step in which each is killed (signal 9)."""
+    for kind, images in (("faces", face_set), ("cartoons", cartoon_set)):
+        np.save(tmp_path / f"{kind}.npy", images.images)
+        (tmp_path / f"{kind}.json").write_text(json.dumps(list(images.split)))
+    (tmp_path / "job.py").write_text(JOB)
+
+    def run(profile: Profile, runs: Path, processes: int = 1, kill_at: int = 0) -> int:
+        launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
+        launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+        launch += ["--main_process_port", "0"]
+        settings = json.dumps(dataclasses.asdict(profile))
+        command = [sys.executable, *(launch if processes > 1 else []), "job.py", settings, str(runs), str(kill_at)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=240).returncode
+
+    return run
+
+
+def distance(a: dict, b: dict, start: dict) -> float:
+    """How far two trained generators are from each other, of the way that the first has gone."""
+    flat = [torch.cat([state[key].flatten() for key in a]) for state in (a, b, start)]
+    return float((flat[0] - flat[1]).norm() / (flat[0] - flat[2]).norm())
+
+
+def test_a_run_killed_in_mid_step_goes_on_to_the_same_bits(job, tmp_path, face_set, cartoon_set):
+    """Optimizer steps: 2 of pretraining, then 2 per step; the 9th is the generator's in step 4, after a checkpoint."""
+    whole = train(TINY, tmp_path / "whole", face_set, cartoon_set, "drawn", progress=silent)
+    assert job(TINY, tmp_path / "killed", kill_at=10) == -signal.SIGKILL  # generator updated, discriminators not
+    (folder,) = (tmp_path / "killed").glob("drawn-*")
+    assert torch.load(folder / "checkpoint.pt", weights_only=True)["step"] == 2
+    assert job(TINY, tmp_path / "killed") == 0
+    resumed = Run.open(folder)
+    assert resumed.folder.name == whole.folder.name
+    name = "generator.safetensors"
+    assert (folder / name).read_bytes() == (whole.folder / name).read_bytes()
+    rows = [[row | {"seconds": 0} for row in run.log()] for run in (resumed, whole)]
+    assert rows[0] == rows[1]
+
+
+def test_two_processes_are_one_with_the_doubled_batch(job, tmp_path, face_set, cartoon_set):
+    """Two processes of 2 photos each, killed in step 4 and resumed as two and as one, against one process with 4.
+
+    Sums are rounded in another order, which now and then gives a pixel to another superpixel; Adam's first steps are
+    as long for small gradients as for large ones. Hence 0.06; gradients that are not averaged give 0.9.
+    """
+    profile = TINY.replace(batch=4, processes=2)
+    whole = train(profile, tmp_path / "one", face_set, cartoon_set, "drawn", progress=silent)
+    assert job(profile, tmp_path / "two", processes=2, kill_at=10) != 0
+    assert list((tmp_path / "two").glob("drawn-*/checkpoint.pt"))
+    shutil.copytree(tmp_path / "two", tmp_path / "fewer")
+    assert job(profile, tmp_path / "two", processes=2) == 0
+    train(profile, tmp_path / "fewer", face_set, cartoon_set, "drawn", progress=silent)
+    (start,) = (tmp_path / "one").glob("pretrain-*")
+    start = Run.open(start).generator().state_dict()
+    for name in ("two", "fewer"):
+        run = Run.open(tmp_path / name / whole.folder.name)
+        assert distance(whole.generator().state_dict(), run.generator().state_dict(), start) < 0.15
+        for row, expected in zip(run.log(), whole.log(), strict=True):
+            assert row.pop("seconds") and expected | row == pytest.approx(expected, rel=0.01)
+        assert not list(run.folder.glob(".*"))
+    assert Run.open(tmp_path / "two" / whole.folder.name).summary["processes"] == 2
