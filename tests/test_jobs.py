@@ -1,0 +1,243 @@
+"""Runs as jobs: in processes of Accelerate, from a notebook, and on two Dask workers, on a tiny profile of own folders."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import nbformat
+import numpy as np
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+from PIL import Image
+
+from cartoonlib import data, jobs, landmarks, paths, profiles, report
+from cartoonlib.paths import InputError
+from cartoonlib.training import TrainingStopped
+
+PROFILE = """
+faces: [{folder}/photos]
+styles: [{folder}/drawn]
+size: 32
+test_fraction: 0.5
+batch: 2
+perceptual: efficientnet_lite0
+segments: 20
+pretrain_steps: 4
+train_steps: 4
+ablation_steps: 3
+log_every: 2
+checkpoint_every: 2
+ema: 0.5
+precision: fp32
+"""
+ROWS = """
+full: {full method: {}}
+others: {no content: {content: 0}, dead skips: {skips: false}}
+"""
+BAD_ROWS = """
+bad: {too fast: {discriminator_rate: 1.0e+30}, broken weights: {landmarks: fan}}
+"""
+COLLAPSE = {"discriminator_rate": 1e30}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory, face_photos, cartoon_set):
+    """A folder with profiles/tiny.yaml and its prepared data, to which this process and those that it starts are led."""
+    folder = tmp_path_factory.mktemp("jobs")
+    for name in ("photos", "drawn", "profiles", "weights"):
+        (folder / name).mkdir()
+    pictures = np.concatenate([face_photos, face_photos[:, :, ::-1], face_photos // 4 * 3])
+    for kind, images in (("photos", pictures), ("drawn", cartoon_set.images)):
+        for i, image in enumerate(images):
+            Image.fromarray(image).save(folder / kind / f"{i}.bmp")
+    (folder / "weights" / landmarks.FAN_FILES[0]).write_bytes(b"broken")
+    (folder / "profiles" / "tiny.yaml").write_text(PROFILE.format(folder=folder))
+    (folder / "profiles" / "ablations.yaml").write_text(ROWS)
+    face = landmarks.Face(landmarks.CANONICAL * 128, np.array([0, 0, 128, 128]), 1.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paths, "PROFILES", folder / "profiles")
+        for name in ("PROCESSED", "RESULTS", "WEIGHTS"):
+            patch.setenv(f"CARTOONLIB_{name}", str(folder / name.lower()))
+            patch.setattr(paths, name, folder / name.lower())
+        with patch.context() as detector:  # here alone: no other process could prepare these photos
+            detector.setattr(landmarks, "detect_faces", lambda pictures: [[face] for _ in pictures])
+            opened = report.Report("tiny", progress=silent)
+            opened.faces(), opened.cartoons()
+        yield folder
+
+
+@pytest.fixture
+def results(tiny, tmp_path, monkeypatch):
+    """An empty folder of results, here and in the processes that a test starts."""
+    monkeypatch.setenv("CARTOONLIB_RESULTS", str(tmp_path))
+    monkeypatch.setattr(paths, "RESULTS", tmp_path)
+    return tmp_path / "tiny" / "runs"
+
+
+def silent(_line: str) -> None:
+    pass
+
+
+def weights(folder):
+    """Run's name -> bytes of its generator."""
+    return {path.parent.name: path.read_bytes() for path in folder.glob("*/generator.safetensors")}
+
+
+def never(*_arguments, **_keywords):
+    raise AssertionError("something was started for a run that is finished")
+
+
+# --- one process --------------------------------------------------------------------------------------------------
+
+
+def test_a_job_needs_plain_values_only_and_is_idempotent(results, monkeypatch):
+    settings = json.loads(json.dumps(dataclasses.asdict(profiles.load("tiny"))))
+    name = jobs.run(settings, "drawn", progress=silent)
+    assert jobs._folder(profiles.load("tiny"), "drawn") == results / name
+    assert jobs._folder(profiles.load("tiny"), None).name in weights(results)
+    monkeypatch.setattr(data, "Batches", never)
+    assert jobs.run(settings, "drawn", progress=silent) == name
+    assert jobs.train(profiles.load("tiny"), "drawn", progress=silent).folder == results / name
+    assert jobs.pretrain(profiles.load("tiny"), silent).summary["title"] == "pretraining"
+
+
+def test_an_unknown_style_or_profile_ends_with_one_sentence(results, monkeypatch):
+    with pytest.raises(InputError, match="Profile tiny has no style `oil`: choose of drawn"):
+        jobs.train_styles("tiny", ["oil"])
+    monkeypatch.setattr(report.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["jobs.py", "ablations", "qick"])
+    with pytest.raises(SystemExit, match="There is no profile `qick`: choose one of"):
+        jobs.main()
+
+
+# --- several processes --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def launched(tiny):
+    """(folder of runs, run, progress lines) of a training in two processes."""
+    lines = []
+    run = jobs.train(profiles.load("tiny", {"processes": 2}), "drawn", progress=lines.append)
+    return run.folder.parent, run, lines
+
+
+def test_processes_train_one_run_together(launched, monkeypatch):
+    folder, run, lines = launched
+    assert run.summary["processes"] == 2 and run.summary["title"] == "drawn, full method"
+    assert run.folder == jobs._folder(profiles.load("tiny"), "drawn")  # where one process trains it too
+    assert [row["step"] for row in run.log()] == [2, 4] and sorted(run.samples()) == list(range(5))
+    assert len(weights(folder)) == 2 and not list(folder.glob("*/checkpoint.pt"))
+    for title in ("pretraining", "drawn, full method"):
+        assert sum(line.startswith(f"{title}: step 4/4") for line in lines) == 1  # by one of the two processes
+    monkeypatch.setattr(jobs.subprocess, "Popen", never)
+    assert jobs.train(profiles.load("tiny", {"processes": 2}), "drawn", progress=silent).summary == run.summary
+
+
+def test_processes_stop_with_the_sentence_of_one(results):
+    collapsing = profiles.load("tiny", COLLAPSE)
+    with pytest.raises(TrainingStopped) as together:
+        jobs.train(collapsing.replace(processes=2), "drawn", progress=silent)
+    with pytest.raises(TrainingStopped) as alone:
+        jobs.train(collapsing, "drawn", progress=silent)
+    assert str(together.value) == str(alone.value) and "is not a finite number" in str(alone.value)
+
+
+def test_notebook_launcher_trains_the_same_run(results, launched, tmp_path):
+    """In a new kernel, which has used neither a GPU nor an Accelerator yet, for this launcher forks."""
+    settings = dataclasses.asdict(profiles.load("tiny"))
+    launch = "notebook_launcher(jobs.{}, num_processes=2, use_port=str(get_free_port()))"
+    cells = [
+        f"from pathlib import Path\nimport torch\nfrom cartoonlib import jobs, paths\nsettings = {settings!r}",
+        "from accelerate import notebook_launcher\nfrom accelerate.utils.other import get_free_port",
+        "torch.set_num_threads(1)\n" + launch.format("run, (settings, 'drawn')"),
+        # What forked processes print comes late: a cell that has ended does not show it.
+        f"import time\npaths.PROFILES = Path({str(paths.PROFILES)!r})\n"
+        + launch.format("train_styles, ('tiny', [])")
+        + "\ntime.sleep(2)",
+    ]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    book, executed = tmp_path / "book.ipynb", tmp_path / "executed.ipynb"
+    nbformat.write(new_notebook(cells=[new_code_cell(cell) for cell in cells], metadata=kernel), book)
+    report.execute(book, executed, "tiny")
+    assert weights(results) == weights(launched[0])
+    # The command does the same in the processes that it finds itself in, and its first one speaks.
+    said = "".join(output.text for output in nbformat.read(executed, as_version=4).cells[-1].outputs)
+    assert said.count(f"drawn: {results / launched[1].folder.name}\n") == 1
+
+
+def test_a_crash_is_no_collapse(results, tmp_path, monkeypatch):
+    """Processes that end without a word are a defect; their last words are shown."""
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\necho '{}'; echo noise; echo killed >&2; exit 1\n")
+    program.chmod(0o700)
+    monkeypatch.setattr(jobs.sys, "executable", str(program))
+    with pytest.raises(RuntimeError, match="pretraining: its 2 processes ended without a result:\nkilled"):
+        jobs.pretrain(profiles.load("tiny", {"processes": 2}), silent)
+
+
+def test_more_processes_than_gpus_are_refused(results, monkeypatch):
+    monkeypatch.setattr(jobs.torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(InputError, match="`processes: 2` needs as many GPUs, and this machine has 1"):
+        jobs.pretrain(profiles.load("tiny", {"processes": 2}), silent)
+
+
+def test_a_process_ends_with_the_one_that_started_it():
+    code = "import time; from cartoonlib import jobs; jobs._end_with_parent(); print(1, flush=True); time.sleep(30)"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout.readline() == "1\n"
+        process.stdin.close()
+        assert process.wait(timeout=20) == 1
+
+
+# --- workers ------------------------------------------------------------------------------------------------------
+
+
+def test_two_workers_train_the_rows_of_the_table(results, tiny, monkeypatch, capsys):
+    table = tiny / "profiles" / "ablations.yaml"
+    table.write_text(ROWS + BAD_ROWS)
+    with pytest.raises(InputError, match="These rows failed: broken weights. The same command tries them again"):
+        jobs.ablations("tiny", workers=2)
+    out, err = capsys.readouterr()
+    assert "5 rows: 3 trained, 1 stopped, 1 failed\n" in out
+    assert "too fast: drawn, too fast stopped at step 2: the loss" in out and "broken weights: " in out
+    assert "5 rows in style drawn, 0 of them trained before" in err and "\n5/5 " in err
+    assert "Traceback" not in out + err
+
+    # The same bits as in this process, and no run beside these.
+    spread = weights(results)
+    table.write_text(ROWS)
+    rows = {k: v for group in profiles.ablations(profiles.load("tiny")).values() for k, v in group.items()}
+    monkeypatch.setattr(paths, "RESULTS", results.parent.parent / "alone")
+    for title, row in rows.items():
+        jobs.train(row, "drawn", title, silent)
+    assert weights(paths.RESULTS / "tiny" / "runs") == spread and len(spread) == 3 + 2
+    monkeypatch.setattr(paths, "RESULTS", results.parent.parent)
+
+    # The same command finds them and starts nothing.
+    monkeypatch.setattr(jobs, "_client", never)
+    jobs.ablations("tiny", workers=2)
+    out, err = capsys.readouterr()
+    assert out == "3 rows: 3 trained, 0 stopped, 0 failed\n" and "3 of them trained before" in err
+
+
+def test_a_row_is_what_became_of_its_pretraining(results):
+    stopped = {"stopped": "pretraining stopped at step 2"}
+    assert jobs._work(dataclasses.asdict(profiles.load("tiny")), "drawn", "row", "client", stopped) == stopped
+    assert not results.exists()
+
+
+def test_workers_that_do_not_share_the_results_are_found_out(results, monkeypatch, capsys):
+    monkeypatch.setattr(jobs, "_client", lambda *_: jobs.contextlib.nullcontext())
+    monkeypatch.setattr(jobs, "_spread", lambda _client, rows, *_: {title: {"run": "elsewhere"} for title in rows})
+    with pytest.raises(InputError, match="These rows failed: full method, no content, dead skips"):
+        jobs.ablations("tiny", workers=2)
+    assert "the workers must share this results/" in capsys.readouterr().out
+
+
+def test_a_scheduler_that_does_not_answer(results):
+    with pytest.raises(InputError, match="No Dask scheduler answers at nonsense: start one with `dask scheduler`"):
+        jobs.ablations("tiny", workers=2, scheduler="nonsense")
+    with pytest.raises(InputError, match="Give 1 worker or more"):
+        jobs.ablations("tiny", workers=0)
