@@ -1,9 +1,10 @@
 # `make` alone lists the targets. Everything runs in .venv, which is built from requirements.lock when it is missing.
 PROFILE ?= quick
+WORKERS ?= 2
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test lab report readme outputs lock clean
+.PHONY: help reproduce test bench ablations lab report readme outputs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -15,6 +16,12 @@ test: .venv/ready ## unit tests, then the notebooks under nbval
 	@$(BIN)/python -m pytest tests
 	@results=$$(mktemp -d) && trap 'rm -rf "$$results"' EXIT && CARTOONLIB_RESULTS=$$results $(BIN)/python -m pytest \
 		--nbval-lax --nbval-current-env --nbval-cell-timeout=300 -x -p no:cacheprovider notebooks
+
+bench: .venv/ready ## time a training step beside the seed's, its parts, its growth and its floor (notebook 06 at 128 px)
+	@$(BIN)/python -m cartoonlib.bench
+
+ablations: .venv/ready ## train the rows of notebook 04 on several workers: make ablations PROFILE=quick WORKERS=2
+	@$(BIN)/python -m cartoonlib.jobs ablations $(PROFILE) --workers $(WORKERS)
 
 lab: .venv/ready ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab --notebook-dir=notebooks
