@@ -116,11 +116,14 @@ COMPARED = ("kid_cartoon", "landmark_error", "content_distance")
 
 
 def precision_runs(report: Report, faces, cartoons, progress: Callable) -> dict[tuple[str, int], training.Run]:
-    """(precision, seed) -> a short run, half as long pretrained, in each precision from three seeds (one in a smoke test)."""
+    """(precision, seed) -> a run in each precision from three seeds (one in a smoke test).
+
+    Half as long as the profile's pretraining and its rows of the ablation table.
+    """
     p, runs = report.profile, {}
     changes = {
-        "train_steps": min(p.ablation_steps, MOST_STEPS),
-        "pretrain_steps": min(p.pretrain_steps, MOST_STEPS) // 2,
+        "train_steps": min(p.ablation_steps // 2, MOST_STEPS),
+        "pretrain_steps": min(p.pretrain_steps // 2, MOST_STEPS),
         "perceptual": p.perceptual if weights_at_hand(p.perceptual) else "efficientnet_lite0",
     }
     changes["log_every"] = max(1, changes["train_steps"] // 20)

@@ -118,12 +118,15 @@ def _launch(profile: Profile, style: str | None, title: str, progress: Callable)
         sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1",
         "--num_processes", str(profile.processes), "--num_cpu_threads_per_process", str(threads),
         "--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no",
-        "-m", "cartoonlib.jobs", "run", json.dumps(job),
     ]  # fmt: skip
+    task = ["-m", "cartoonlib.jobs", "run", json.dumps(job)]
     problem, pipe = None, subprocess.PIPE
     with (
+        tempfile.TemporaryDirectory() as logs,  # empty ones, which would stay behind elsewhere
         tempfile.TemporaryFile("w+") as errors,
-        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True) as process,
+        subprocess.Popen(
+            [*command, "--log_dir", logs, *task], stdin=pipe, stdout=pipe, stderr=errors, text=True
+        ) as process,
     ):
         with process.stdin:  # closing it ends the processes, see _end_with_parent
             for line in process.stdout:
@@ -325,7 +328,8 @@ def _client(workers: int, scheduler: str | None) -> Iterator:
             number: {"cls": Nanny, "options": options | {"env": {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]}}}
             for number in range(workers)
         }
-        server = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False}}
+        web = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
+        server = {"cls": Scheduler, "options": {"host": "127.0.0.1"} | web}
         # Workers inherit that Ctrl-C is ignored: on a terminal it reaches them too, and ending them is left to Dask.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:

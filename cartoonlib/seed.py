@@ -67,7 +67,7 @@ class SeedStep:
         self.generator = Generator(slope=0.01, tanh=True, skips=False, filter_eps=0.1).to(device)
         self.d_surface = PatchDiscriminator(3, slope=0.01, sigmoid=True).to(device)
         self.d_texture = PatchDiscriminator(1, slope=0.01, sigmoid=True).to(device)
-        self.vgg = vgg19_without_download().requires_grad_(True).to(device)
+        self.perceptual = vgg19_without_download().requires_grad_(True).to(device)
         discriminators = [*self.d_surface.parameters(), *self.d_texture.parameters()]
         self.g_optimizer = torch.optim.Adam(self.generator.parameters(), lr=2e-4, betas=(0.5, 0.99))
         self.d_optimizer = torch.optim.Adam(discriminators, lr=2e-4, betas=(0.5, 0.99))
@@ -91,7 +91,7 @@ class SeedStep:
         with record_function("superpixels"):
             target = self._superpixels(output)
         with record_function("perceptual"):
-            of_photo, of_output, of_target = (self.vgg(images) for images in (photo, output, target))
+            of_photo, of_output, of_target = (self.perceptual(images) for images in (photo, output, target))
         size = of_output[0].numel()
         terms["content"] = F.l1_loss(of_output, of_photo) / size
         terms["structure"] = F.l1_loss(of_output, of_target) / size

@@ -111,7 +111,7 @@ def slic(images: Tensor, segments: int) -> Tensor:
         # Pixels cell by cell: (B, K, 5, s * s), cells that are smaller filled up with invalid ones.
         features = torch.cat([lab, y, x], dim=1)
         features = features.index_select(2, vertical.pixels.flatten()).index_select(3, horizontal.pixels.flatten())
-        features = features.view(batch, 5, *vertical.pixels.shape, *horizontal.pixels.shape)
+        features = features.reshape(batch, 5, *vertical.pixels.shape, *horizontal.pixels.shape)
         features = features.permute(0, 2, 4, 1, 3, 5).reshape(batch, cells, 5, -1)
         valid = (vertical.valid[:, None, :, None] & horizontal.valid[None, :, None, :]).view(1, cells, 1, -1).float()
         # Relative to the mean of their cell, so that distances are no small differences of large squares.
@@ -126,7 +126,7 @@ def slic(images: Tensor, segments: int) -> Tensor:
             near = F.unfold(centers.view(batch, 5, rows, columns), 3, padding=1).view(batch, 5, 9, cells)
             near = (near - origin[:, :, None]).permute(0, 3, 2, 1)
             squares = near.square().sum(dim=3) + outside
-            return torch.baddbmm(squares.view(-1, 9, 1), near.flatten(0, 1), features[:, :5], alpha=-2)
+            return torch.baddbmm(squares.reshape(-1, 9, 1), near.flatten(0, 1), features[:, :5], alpha=-2)
 
         centers = origin
         for _ in range(ITERATIONS - 1):

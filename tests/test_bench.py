@@ -50,7 +50,7 @@ def seeds_step(face_set, cartoon_set):
             if features.requires_grad:
                 features.register_hook(lambda gradient: reached.append(tuple(gradient.shape)))
 
-        update.vgg.register_forward_hook(watch)
+        update.perceptual.register_forward_hook(watch)
         g_step = update.g_optimizer.step
 
         def keep_gradients():
@@ -73,11 +73,11 @@ def test_the_seeds_step_has_five_losses_and_no_landmarks(seeds_step):
 
 
 def test_the_seeds_vgg_collects_weight_gradients_that_nothing_clears(seeds_step):
-    weights = [p for p in seeds_step.update.vgg.parameters() if p.dim() == 4]
+    weights = [p for p in seeds_step.update.perceptual.parameters() if p.dim() == 4]
     assert all(p.grad.abs().sum() > 0 for p in weights)
     optimizers = seeds_step.update.g_optimizer, seeds_step.update.d_optimizer
     cleared = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
-    assert not any(id(p) in cleared for p in seeds_step.update.vgg.parameters())
+    assert not any(id(p) in cleared for p in seeds_step.update.perceptual.parameters())
 
 
 def test_the_seeds_photo_and_target_are_in_the_graph(seeds_step):

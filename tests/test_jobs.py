@@ -143,7 +143,7 @@ def test_processes_stop_with_the_sentence_of_one(results):
     assert str(together.value) == str(alone.value) and "is not a finite number" in str(alone.value)
 
 
-def test_notebook_launcher_trains_the_same_run(results, launched, tmp_path):
+def test_notebook_launcher_trains_the_same_run(results, launched, tmp_path, monkeypatch):
     """In a new kernel, which has used neither a GPU nor an Accelerator yet, for this launcher forks."""
     settings = dataclasses.asdict(profiles.load("tiny"))
     launch = "notebook_launcher(jobs.{}, num_processes=2, use_port=str(get_free_port()))"
@@ -159,6 +159,7 @@ def test_notebook_launcher_trains_the_same_run(results, launched, tmp_path):
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     book, executed = tmp_path / "book.ipynb", tmp_path / "executed.ipynb"
     nbformat.write(new_notebook(cells=[new_code_cell(cell) for cell in cells], metadata=kernel), book)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # torch leaves empty folders there
     report.execute(book, executed, "tiny")
     assert weights(results) == weights(launched[0])
     # The command does the same in the processes that it finds itself in, and its first one speaks.
@@ -220,6 +221,41 @@ def test_two_workers_train_the_rows_of_the_table(results, tiny, monkeypatch, cap
     jobs.ablations("tiny", workers=2)
     out, err = capsys.readouterr()
     assert out == "3 rows: 3 trained, 0 stopped, 0 failed\n" and "3 of them trained before" in err
+
+
+def test_rows_wait_for_the_pretraining_that_they_share(results, monkeypatch):
+    """Else two workers would train one folder at once. A client that does nothing: what is a job, and what comes first?"""
+    tiny = profiles.load("tiny")
+    rows = {"one": tiny, "other": tiny.replace(content=0), "architecture": tiny.replace(skips=False)}
+    folders = {title: jobs._folder(row, "drawn") for title, row in rows.items()}
+    first = {}
+
+    @dataclasses.dataclass(frozen=True)
+    class Future:
+        key: str
+
+        def exception(self):
+            return None
+
+        def result(self):
+            return {"run": self.key}
+
+    class Client:
+        id = "client"
+
+        def nthreads(self):
+            return {"worker": 1}
+
+        def submit(self, _work, _settings, _style, _title, _client, before, key):
+            first[key] = before and before.key
+            return Future(key)
+
+    monkeypatch.setattr("distributed.as_completed", list)
+    ended = jobs._spread(Client(), rows, folders, "drawn")
+    assert ended == {title: {"run": folders[title].name} for title in rows}
+    starts = {title: first[folders[title].name] for title in rows}
+    assert starts == {title: jobs._folder(row, None).name for title, row in rows.items()}
+    assert starts["one"] == starts["other"] != starts["architecture"] and len(first) == 3 + 2
 
 
 def test_a_row_is_what_became_of_its_pretraining(results):

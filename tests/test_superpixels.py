@@ -141,6 +141,13 @@ def test_an_image_does_not_depend_on_its_batch(faces_tensor):
         assert torch.equal(fill(images[i : i + 1], labels[i : i + 1], 196)[0], colored[i])
 
 
+def test_the_order_in_memory_does_not_matter(faces_tensor):
+    channels_last = faces_tensor.contiguous(memory_format=torch.channels_last)
+    for segments in (7, 200):
+        expected = color_superpixels(faces_tensor, "slic", segments, True, 1.0)
+        assert torch.equal(color_superpixels(channels_last, "slic", segments, True, 1.0), expected)
+
+
 def test_contrast_and_brightness_do_not_matter_to_slic(faces_tensor):
     assert (slic(faces_tensor * 0.3 - 0.2, 200) == slic(faces_tensor, 200)).float().mean() > 0.99
 
@@ -186,6 +193,7 @@ def test_nothing_waits_for_the_device_and_no_sum_depends_on_an_order(adaptive):
     """Fake tensors have no values: they raise at .item(), nonzero, masks and whatever else needs one. No GPU needed."""
     with FakeTensorMode(), OnlyOn("cuda") as mode:
         images = torch.empty(4, 3, 60, 96, device="cuda", dtype=torch.bfloat16)
+        images = images.contiguous(memory_format=torch.channels_last)
         colored = color_superpixels(images, "slic", 60, adaptive, 1.2)
     assert colored.shape == images.shape and colored.dtype == torch.float32
     assert {"baddbmm", "sort"} <= mode.seen
