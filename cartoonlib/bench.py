@@ -52,7 +52,7 @@ def ours(p: Profile, faces: data.ImageSet, cartoons: data.ImageSet, kind=steps.T
 
     kind: steps.PretrainStep for pretraining.
     """
-    accelerator = steps.make_accelerator()
+    accelerator = steps.make_accelerator(p)
     if kind is steps.TrainStep:  # a benchmark must not download
         perceptual = vgg19_without_download() if p.perceptual == "vgg19" else None
         update = steps.TrainStep(p, accelerator, perceptual=perceptual)
@@ -82,7 +82,7 @@ def ours(p: Profile, faces: data.ImageSet, cartoons: data.ImageSet, kind=steps.T
 
 def seeds(p: Profile, faces: data.ImageSet, cartoons: data.ImageSet) -> Callable[[], dict]:
     """The seed's step on the same images, cut to the centre, for it augments nothing."""
-    update = SeedStep(p, steps.make_accelerator().device)
+    update = SeedStep(p, steps.make_accelerator(p).device)
     sets = [SeedImages(data.center_crop(images.part("train"), p.size), p.batch) for images in (faces, cartoons)]
 
     def step() -> dict[str, Tensor]:
@@ -153,12 +153,12 @@ def paired(calls: dict[str, Callable], batch: int, repeats: int, clock: Callable
 
 
 def peak_memory(device: torch.device) -> float:
-    """MB at the worst moment so far: of the GPU's tensors, or of the process.
+    """MB at the worst moment so far: what torch holds of the GPU's memory, or the whole process.
 
     Linux hands the peak of getrusage on from parent to child; VmHWM is the process's own.
     """
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
+        return torch.cuda.max_memory_reserved(device) / 1e6
     status = Path("/proc/self/status")
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
@@ -307,6 +307,8 @@ def growth(p: Profile, progress: Callable[[str], None] = print) -> list[dict]:
 def memory_fit(rows: list[dict]) -> dict[str, float]:
     """Peak memory as a line over the megapixels of a batch: MB per megapixel, MB at none, and R^2."""
     points = [(row["batch"] * row["size"] ** 2 / 1e6, row["peak_mb"]) for row in rows if "peak_mb" in row]
+    if len({*points}) < 2:
+        raise paths.InputError("Memory was measured at fewer than two sizes: all the others failed.")
     x, y = np.array(sorted({*points})).T
     slope, intercept = np.polyfit(x, y, 1)
     left = np.square(y - intercept - slope * x).sum() / np.square(y - y.mean()).sum()
@@ -332,14 +334,14 @@ def operations(call: Callable) -> int:
 
 @torch.no_grad()
 def matrix_rate(device: torch.device, dtype: torch.dtype, repeats: int) -> dict[str, dict]:
-    """Operations a second of a large matrix product and of a 3 x 3 convolution 128 -> 128."""
+    """Operations a second of a large matrix product and of a 3 x 3 convolution 128 -> 128 (float32 may be TF32 on a GPU)."""
     side = 8192 if device.type == "cuda" else 1024
     a, b = torch.randn(2, side, side, device=device, dtype=dtype)
     layer = nn.Conv2d(128, 128, 3, padding=1, bias=False, device=device, dtype=dtype)
-    x = torch.randn(16, 128, 32, 32, device=device, dtype=dtype)
+    x = torch.randn(256 if device.type == "cuda" else 16, 128, 32, 32, device=device, dtype=dtype)
     layer, x = (value.to(memory_format=torch.channels_last) for value in (layer, x))
     calls = {"matrix product": lambda: a @ b, "convolution 128 to 128": lambda: layer(x)}
-    times = timed(calls, max(3, repeats), make_clock(device))
+    times = timed(calls, max(3, repeats), make_clock(device), before=warm_up(device) + 1)
     return {name: spread(operations(call) / value for value in times[name]) for name, call in calls.items()}
 
 

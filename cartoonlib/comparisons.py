@@ -116,7 +116,7 @@ COMPARED = ("kid_cartoon", "landmark_error", "content_distance")
 
 
 def precision_runs(report: Report, faces, cartoons, progress: Callable) -> dict[tuple[str, int], training.Run]:
-    """(precision, seed) -> a run in each precision from three seeds (one in a smoke test).
+    """(precision, seed) -> a run in each precision, from as many seeds as the profile has repeats, three at most.
 
     Half as long as the profile's pretraining and its rows of the ablation table.
     """
@@ -127,7 +127,7 @@ def precision_runs(report: Report, faces, cartoons, progress: Callable) -> dict[
         "perceptual": p.perceptual if weights_at_hand(p.perceptual) else "efficientnet_lite0",
     }
     changes["log_every"] = max(1, changes["train_steps"] // 20)
-    for seed in range(p.seed, p.seed + (1 if p.bench_repeats == 1 else 3)):
+    for seed in range(p.seed, p.seed + min(p.bench_repeats, 3)):
         for precision in PRECISIONS:
             variant = p.replace(precision=precision, seed=seed, **changes)
             title = f"{precision}, seed {seed}"

@@ -72,9 +72,8 @@ def _folder(profile: Profile, style: str | None) -> Path:
     """The folder of a run, from the profile and its data, which are prepared if they are missing."""
     opened = report.Report(profile, progress=_silent)
     if style is None:
-        return opened.runs / f"pretrain-{training._pretrain_key(profile, opened.faces())}"
-    hashes = opened.faces().hash, opened.cartoons()[style].hash
-    return opened.runs / f"{style}-{profile.key(training.NOT_IN_KEY, *hashes)}"
+        return training.pretrain_folder(profile, opened.runs, opened.faces())
+    return training.train_folder(profile, opened.runs, opened.faces(), opened.cartoons()[style], style)
 
 
 def _whole(folder: Path) -> bool:
@@ -137,7 +136,7 @@ def _launch(profile: Profile, style: str | None, title: str, progress: Callable)
                     problem = TrainingStopped(text) if kind == "TrainingStopped" else InputError(text)
         if process.wait() and problem is None:
             errors.seek(0)
-            last = "".join(errors.readlines()[-30:])
+            last = "".join(errors.readlines()[-100:])
             problem = RuntimeError(f"{title}: its {profile.processes} processes ended without a result:\n{last}")
     if problem is not None:
         raise problem
@@ -156,7 +155,8 @@ def _run_launched(job: str) -> None:
     """What each process of _launch does: the job, saying how it goes in lines of JSON with one key."""
 
     def say(what: str, text: str) -> None:
-        print(json.dumps({what: text}), flush=True)
+        sys.stdout.write(json.dumps({what: text}) + "\n")  # in one piece, which print does not do: lines would mix
+        sys.stdout.flush()
 
     _end_with_parent()
     try:
@@ -185,7 +185,7 @@ def train_styles(name: str, styles: list[str]) -> None:
     shared = int(os.environ.get("WORLD_SIZE", "1")) > 1
     show = _show if _first() else _silent
     opened = report.Report(name, progress=show)
-    with steps.make_accelerator().main_process_first() if shared else contextlib.nullcontext():
+    with steps.make_accelerator(opened.profile).main_process_first() if shared else contextlib.nullcontext():
         opened.faces()  # prepared by the first process while the others wait
         known = list(opened.cartoons())
     for style in styles:

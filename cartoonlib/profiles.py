@@ -94,7 +94,9 @@ class Profile:
         steps = ("train_steps", "ablation_steps", "log_every", "checkpoint_every")
         for key in steps + ("batch", "segments", "perceptual_every", "processes", "bench_repeats"):
             _check(getattr(self, key) >= 1, key, "1 or more")
-        _check(self.batch % self.processes == 0, "batch", f"divisible by the {self.processes} processes that share it")
+        if self.processes > 1:  # each takes its part of the batch, and every n-th image of that
+            parts = self.processes * self.perceptual_every
+            _check(self.batch % parts == 0, "batch", f"divisible by {parts} (`processes` times `perceptual_every`)")
         for key in LOSSES + ("pretrain_steps", "seed", "face_limit", "cartoon_limit"):
             _check(getattr(self, key) >= 0, key, "0 or more")
         for key in ("generator_rate", "discriminator_rate", "slope", "output_eps", "surface_eps", "brighten"):

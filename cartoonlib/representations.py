@@ -21,7 +21,8 @@ def box_mean(x: Tensor, radius: int) -> Tensor:
     On a GPU convolutions may round to TF32, which variances in float32 do not survive, so pooling does it there.
     """
     if x.is_cuda:
-        return F.avg_pool2d(x, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)
+        x = F.avg_pool2d(x, (2 * radius + 1, 1), stride=1, padding=(radius, 0), count_include_pad=False)
+        return F.avg_pool2d(x, (1, 2 * radius + 1), stride=1, padding=(0, radius), count_include_pad=False)
     x = x.contiguous(memory_format=torch.channels_last)
     ones = x.new_ones(x.shape[1], 1, 2 * radius + 1, 1)
     sums = F.conv2d(x, ones, padding=(radius, 0), groups=x.shape[1])

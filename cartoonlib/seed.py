@@ -52,8 +52,9 @@ class SeedStep:
     their turn and gets gradients there, for it is not detached; colour-shift weights for every pixel; dead skips,
     LeakyReLU 0.01, tanh, sigmoid, guided filters of eps 0.1 (output) and 0.2 (surface); Adam with its defaults.
 
-    Not known, or not to be had, and built so that it does not slow the seed down:
-    - joblib is not installed: threads of a pool that stays, one a core, which copy nothing (SLIC lets others run);
+    Not known, or not to be had, and built so that it should not slow the seed down:
+    - joblib is not installed: threads of a pool that stays, one a core, which copy nothing (SLIC lets others run; on many
+      cores processes may be faster);
     - label2rgb(kind="mix") raises today: kind="avg";
     - the images come out of memory, not out of files, and the loader starts no workers;
     - VGG19 sees the output once for both of its losses;

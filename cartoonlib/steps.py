@@ -9,6 +9,7 @@ import copy
 import ctypes
 import platform
 import sys
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -25,12 +26,13 @@ from .profiles import Profile
 EAGER_STEPS = 3  # before a CUDA graph is captured: optimizers and cuDNN allocate and choose in the first ones
 
 
-def make_accelerator() -> Accelerator:
+def make_accelerator(profile: Profile) -> Accelerator:
     """This process's place among those of `accelerate launch`; alone, it does nothing. It picks the GPU when there is one.
 
     Buffers are not broadcast: the power iteration of the spectral norms changes them in place, equally everywhere.
+    Without skips some parameters get no gradient, for which the processes would wait.
     """
-    kwargs = DistributedDataParallelKwargs(broadcast_buffers=False)
+    kwargs = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=not profile.skips)
     return Accelerator(cpu=pick_device().type == "cpu", mixed_precision="no", kwargs_handlers=[kwargs])
 
 
@@ -43,7 +45,10 @@ def pick_dtype(profile: Profile, device: torch.device) -> torch.dtype:
     """bfloat16 or float32. `auto` is bf16 on GPUs and on CPUs that multiply it in hardware; elsewhere it is slower."""
     if profile.precision != "auto":
         return torch.bfloat16 if profile.precision == "bf16" else torch.float32
-    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = torch.cpu._is_avx512_bf16_supported()
     return torch.bfloat16 if fast else torch.float32
 
 
@@ -53,14 +58,14 @@ def build_generator(profile: Profile) -> Generator:
     return Generator(profile.slope, profile.tanh, profile.skips, profile.output_eps)
 
 
-def _adam(rate: float, *modules: nn.Module) -> torch.optim.Adam:
+def _adam(rate: float, *modules: nn.Module, capturable: bool = False) -> torch.optim.Adam:
+    """capturable: by a CUDA graph; the step counter then lives on the device."""
     parameters = [parameter for module in modules for parameter in module.parameters()]
-    on_gpu = parameters[0].is_cuda  # capturable: its step counter lives on the device, as CUDA graphs need
-    return torch.optim.Adam(parameters, lr=rate, betas=(0.5, 0.99), fused=True, capturable=on_gpu)
+    return torch.optim.Adam(parameters, lr=rate, betas=(0.5, 0.99), fused=True, capturable=capturable)
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep what is freed: else every large tensor is new pages from the kernel, a tenth of a step on the CPU."""
+    """Let glibc keep what is freed: else every large tensor is new pages from the kernel, a tenth of a step on a CPU."""
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         no_mmap, trim_threshold, never = -4, -1, -1  # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
         libc = ctypes.CDLL(None)
@@ -85,6 +90,7 @@ class PretrainStep:
 
     def __init__(self, profile: Profile, accelerator: Accelerator):
         self.device, self.dtype = accelerator.device, pick_dtype(profile, accelerator.device)
+        _keep_freed_memory()
         self.generator = build_generator(profile).to(self.device, memory_format=torch.channels_last)
         self.optimizer = _adam(profile.generator_rate, self.generator)
         self.parts = {"generator": self.generator, "optimizer": self.optimizer}
@@ -119,8 +125,7 @@ class TrainStep:
         perceptual: nn.Module | None = None, progress: Callable = print,
     ):  # fmt: skip
         p, device = profile, accelerator.device
-        if device.type == "cpu":
-            _keep_freed_memory()
+        _keep_freed_memory()
         self.profile, self.device, self.dtype, self._progress = p, device, pick_dtype(p, device), progress
         self.generator = build_generator(p)
         self.d_surface = PatchDiscriminator(3, p.slope, p.sigmoid)
@@ -131,8 +136,9 @@ class TrainStep:
             network.to(device, memory_format=torch.channels_last)
         self.ema = copy.deepcopy(self.generator).requires_grad_(False)
         self._average = get_ema_multi_avg_fn(p.ema)
-        self.g_optimizer = _adam(p.generator_rate, self.generator)
-        self.d_optimizer = _adam(p.discriminator_rate, self.d_surface, self.d_texture)
+        self._wants_graph = self._can_graph(accelerator)
+        self.g_optimizer = _adam(p.generator_rate, self.generator, capturable=self._wants_graph)
+        self.d_optimizer = _adam(p.discriminator_rate, self.d_surface, self.d_texture, capturable=self._wants_graph)
         self.perceptual = _frozen(perceptual or features.PERCEPTUAL[p.perceptual](), device, self.dtype)
         self.points = landmarks.landmark_network(p.landmarks).to(device)
         names = ("generator", "d_surface", "d_texture", "ema", "g_optimizer", "d_optimizer")
@@ -142,7 +148,7 @@ class TrainStep:
             accelerator.prepare_model(network) for network in (self.generator, self.d_surface, self.d_texture)
         )
         self._steps, self._graph, self._inputs, self._losses = 0, None, (), {}
-        self._wants_graph = self._can_graph(accelerator)
+        self._side = torch.cuda.Stream() if self._wants_graph else None
 
     @property
     def how(self) -> str:
@@ -166,8 +172,7 @@ class TrainStep:
             return self._update(photo, cartoon, grey)
         self._steps += 1
         if self._steps <= EAGER_STEPS:
-            with _side_stream():
-                return self._update(photo, cartoon, grey)
+            return self._before_capture(photo, cartoon, grey)
         if self._graph is None and not self._capture(photo, cartoon, grey):
             return self._update(photo, cartoon, grey)
         for static, new in zip(self._inputs, (photo, cartoon, grey), strict=True):
@@ -175,14 +180,24 @@ class TrainStep:
         self._graph.replay()
         return self._losses
 
+    def _before_capture(self, *inputs: Tensor) -> dict[str, Tensor]:
+        """An update on a stream of its own, which torch asks for before a capture."""
+        self._side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._side), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*capturable")  # it will be captured soon
+            values = self._update(*inputs)
+        torch.cuda.current_stream().wait_stream(self._side)
+        return values
+
     def _capture(self, *inputs: Tensor) -> bool:
         """Record the update as a CUDA graph; nothing runs until it is replayed. Says why when that fails."""
         self._inputs = tuple(tensor.clone(memory_format=torch.preserve_format) for tensor in inputs)
-        graph = torch.cuda.CUDAGraph()
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
             with torch.cuda.graph(graph):
                 self._losses = self._update(*self._inputs)
         except RuntimeError as error:
+            torch.cuda.set_stream(stream)  # a capture that fails leaves its own
             self._wants_graph = False
             self._progress(f"no CUDA graph ({str(error).splitlines()[0]}): steps run one operation at a time")
             return False
@@ -261,17 +276,3 @@ class TrainStep:
 def _contrast(images: Tensor) -> Tensor:
     """Deviation within each image, (B, 3, H, W) -> (B,): each collapsing to a colour of its own is a collapse too."""
     return images.detach().std(dim=(2, 3)).mean(dim=1) + 1e-6
-
-
-class _side_stream:
-    """A CUDA stream of its own for the steps before a capture, as torch asks for: it sees all earlier work."""
-
-    def __enter__(self) -> None:
-        self.stream = torch.cuda.Stream()
-        self.stream.wait_stream(torch.cuda.current_stream())
-        self.context = torch.cuda.stream(self.stream)
-        self.context.__enter__()
-
-    def __exit__(self, *error) -> None:
-        self.context.__exit__(*error)
-        torch.cuda.current_stream().wait_stream(self.stream)

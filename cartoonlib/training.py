@@ -96,8 +96,15 @@ def _read_log(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def _pretrain_key(profile: Profile, faces: "data.ImageSet") -> str:
-    return profile.key(tuple(f for f in profile.__dataclass_fields__ if f not in PRETRAIN_SETTINGS), faces.hash)
+def pretrain_folder(profile: Profile, runs: Path, faces: "data.ImageSet") -> Path:
+    """Where the pretraining of a profile lives: named by the settings and data that decide it."""
+    ignored = tuple(f for f in profile.__dataclass_fields__ if f not in PRETRAIN_SETTINGS)
+    return runs / f"pretrain-{profile.key(ignored, faces.hash)}"
+
+
+def train_folder(profile: Profile, runs: Path, faces: "data.ImageSet", cartoons: "data.ImageSet", style: str) -> Path:
+    """Where the training of a profile in a style lives."""
+    return runs / f"{style}-{profile.key(NOT_IN_KEY, faces.hash, cartoons.hash)}"
 
 
 class _Loop:
@@ -259,10 +266,10 @@ def pretrain(profile: Profile, runs: Path, faces: "data.ImageSet", progress: Cal
 
     (White-box section 4.1.) Adversarial training from scratch collapses to flat colour.
     """
-    folder = runs / f"pretrain-{_pretrain_key(profile, faces)}"
+    folder = pretrain_folder(profile, runs, faces)
     if run := _finished(folder, progress):
         return run
-    accelerator = make_accelerator()
+    accelerator = make_accelerator(profile)
     update = PretrainStep(profile, accelerator)
     photos = _batches(profile, faces, profile.seed, accelerator)
     loop = _Loop(profile, folder, "pretraining", profile.pretrain_steps, update.parts, progress, accelerator)
@@ -279,11 +286,11 @@ def train(
 
     Starts from the pretrained generator, which is trained first when it is missing.
     """
-    folder = runs / f"{style}-{profile.key(NOT_IN_KEY, faces.hash, cartoons.hash)}"
+    folder = train_folder(profile, runs, faces, cartoons, style)
     if run := _finished(folder, progress):
         return run
     start = pretrain(profile, runs, faces, progress)
-    accelerator = make_accelerator()
+    accelerator = make_accelerator(profile)
     update = TrainStep(profile, accelerator, start.generator().state_dict(), progress=progress)
     photos = _batches(profile, faces, profile.seed, accelerator)
     drawings = _batches(profile, cartoons, profile.seed + 1, accelerator)

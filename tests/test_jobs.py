@@ -21,6 +21,7 @@ styles: [{folder}/drawn]
 size: 32
 test_fraction: 0.5
 batch: 2
+perceptual_every: 1
 perceptual: efficientnet_lite0
 segments: 20
 pretrain_steps: 4

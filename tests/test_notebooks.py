@@ -40,9 +40,9 @@ def code(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def test_the_five_notebooks_are_there_in_reading_order():
+def test_the_notebooks_are_there_in_reading_order():
     names = [path.stem for path in NOTEBOOKS]
-    assert names[:5] == ["01_data", "02_pretrain", "03_train", "04_ablations", "05_evaluation"]
+    assert names == ["01_data", "02_pretrain", "03_train", "04_ablations", "05_evaluation", "06_performance"]
 
 
 def test_the_first_code_cell_holds_the_parameters(code):

@@ -53,7 +53,7 @@ def test_keys_and_types_of_every_profile(name):
 def test_every_ablation_of_every_profile(name):
     profile = load(name)
     rows = ablations(profile)
-    assert set(rows) == {"full", "sweep", "without", "seed"}
+    assert set(rows) == {"full", "sweep", "without", "cost", "seed"}
     titles = [title for group in rows.values() for title in group]
     assert len(titles) == len(set(titles))
     assert all(row.train_steps == profile.ablation_steps for group in rows.values() for row in group.values())
