@@ -10,7 +10,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
 
-from cartoonlib import figures, paths, report
+from cartoonlib import bench, figures, paths, report
 from cartoonlib.paths import InputError
 
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
@@ -100,11 +100,25 @@ def test_joining_nothing_says_what_to_do(tmp_path, monkeypatch):
         report.join("quick")
 
 
-def test_the_table_of_the_readme_is_that_of_the_results():
-    text = (paths.ROOT / "README.md").read_text()
-    command = ["git", "show", "HEAD:results/quick/metrics.json"]  # as committed: your own run may differ
-    committed = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True)
-    if committed.returncode:
+def committed(name: str) -> dict:
+    """A result file as it is in git: your own run may differ."""
+    command = ["git", "show", f"HEAD:results/{name}"]
+    shown = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True)
+    if shown.returncode:
         pytest.skip("no committed results: this is not a git clone")
-    rows = json.loads(committed.stdout)["metrics"]
-    assert figures.table_markdown(rows, report.README_METRICS) in text
+    return json.loads(shown.stdout)
+
+
+def test_the_table_of_the_readme_is_that_of_the_results():
+    rows = committed("quick/metrics.json")["metrics"]
+    assert figures.table_markdown(rows, report.README_METRICS) in (paths.ROOT / "README.md").read_text()
+
+
+def test_the_speeds_in_the_readme_are_those_of_the_benchmark():
+    numbers = committed("bench/cpu.json")["performance"]
+    text = (paths.ROOT / "README.md").read_text()
+    assert bench.last_line(numbers["step"]["ours"]["ratio"], "cpu") in text
+    every = numbers["step"]["ours, every image"]["ratio"]
+    assert f"{every['median']:.2f} ({every['min']:.2f}-{every['max']:.2f})" in text
+    for name in ("ours", "ours, every image", "seed"):
+        assert f"{numbers['step'][name]['seconds']['median']:.2f} s" in text
