@@ -117,10 +117,14 @@ class Report:
 
 
 def commit() -> str:
-    """The git commit of the code, marked when files differ from it; `none` outside a clone or without git."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    """The git commit of the code, marked when files other than results differ from it; `none` outside a clone."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=paths.ROOT, capture_output=True, text=True).stdout.strip()
+
     try:
-        return subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True).stdout.strip() or "none"
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)results")
+        return (git("describe", "--always", "--exclude=*") or "none") + ("-dirty" if changed else "")
     except OSError:
         return "none"
 
