@@ -9,6 +9,7 @@ A figure is a spread: the least, the median and the largest of its repeats.
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -29,7 +30,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
-from . import data, paths, profiles, representations, steps
+from . import data, paths, profiles, steps, training
 from .profiles import Profile
 from .report import Report, execute, one_sentence, processor
 from .seed import SeedImages, SeedStep, vgg19_without_download
@@ -47,37 +48,26 @@ def at_size(images: data.ImageSet, size: int, count: int) -> data.ImageSet:
     return dataclasses.replace(images, images=np.stack(arrays), points=images.points[rows], manifest=manifest)
 
 
-def ours(p: Profile, faces: data.ImageSet, cartoons: data.ImageSet, kind=steps.TrainStep) -> Callable[[], dict]:
-    """Our step of a profile with its batches: each call is what the training loop does for one step.
-
-    kind: steps.PretrainStep for pretraining.
-    """
+def ours(p: Profile, faces: data.ImageSet, cartoons: data.ImageSet) -> Callable[[], dict]:
+    """Our step of a profile with its batches: each call is what the training loop does for one step."""
     accelerator = steps.make_accelerator(p)
-    if kind is steps.TrainStep:  # a benchmark must not download
-        perceptual = vgg19_without_download() if p.perceptual == "vgg19" else None
-        update = steps.TrainStep(p, accelerator, perceptual=perceptual)
-    else:
-        update = steps.PretrainStep(p, accelerator)
-    sets = (faces, cartoons) if kind is steps.TrainStep else (faces,)
-    batches = [
-        data.Batches(images, p.size, p.batch, p.seed + i, accelerator.device, p.augment)
-        for i, images in enumerate(sets)
-    ]
-    shape = (1, 1) if p.color_shift == "batch" else (p.size, p.size)
-    draws = data.PerStep(
-        lambda step: {"grey": representations.color_shift_weights(torch.Generator().manual_seed(step), shape)},
-        accelerator.device,
-    )
-    number = -1
+    perceptual = vgg19_without_download() if p.perceptual == "vgg19" else None  # a benchmark must not download
+    update = steps.TrainStep(p, accelerator, perceptual=perceptual)
+    batches, numbers = training.train_batches(p, faces, cartoons, accelerator), itertools.count()
 
     def step() -> dict[str, Tensor]:
-        nonlocal number
-        number += 1
-        inputs = [images(number) for images in batches]
-        return update(*inputs, draws(number)["grey"]) if kind is steps.TrainStep else update(*inputs)
+        return update(*batches(next(numbers)))
 
     step.update = update
     return step
+
+
+def pretraining(p: Profile, faces: data.ImageSet) -> Callable[[], dict]:
+    """The same for a step of the pretraining."""
+    accelerator = steps.make_accelerator(p)
+    update, numbers = steps.PretrainStep(p, accelerator), itertools.count()
+    photos = training.photo_batches(p, faces, accelerator)
+    return lambda: update(photos(next(numbers)))
 
 
 def seeds(p: Profile, faces: data.ImageSet, cartoons: data.ImageSet) -> Callable[[], dict]:

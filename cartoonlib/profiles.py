@@ -38,7 +38,7 @@ class Profile:
     # frozen networks
     perceptual: str = "vgg19"  # vgg19 | efficientnet_lite0
     landmarks: str = "onet"  # onet: 5 points | fan: 68 heatmaps
-    perceptual_every: int = 2  # content and structure loss look at every n-th image of a batch (notebook 06: as good)
+    perceptual_every: int = 2  # content and structure loss look at every n-th image (as good: notebook 05)
 
     # protocol
     seed: int = 0
@@ -52,7 +52,7 @@ class Profile:
     precision: str = "auto"  # bf16 | fp32 | auto: bf16 where the hardware multiplies it
     step: str = "auto"  # graph: a CUDA graph | eager: one operation at a time | auto: a graph where it can be had
     processes: int = 1  # that share every batch, one GPU each (see README)
-    bench_repeats: int = 3  # pairs of steps that notebook 06 times
+    bench_repeats: int = 3  # turns in which notebook 06 times steps, and seeds of its comparison, 3 at most
     log_every: int = 50
     checkpoint_every: int = 1000
 

@@ -65,7 +65,7 @@ def _adam(rate: float, *modules: nn.Module, capturable: bool = False) -> torch.o
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep what is freed: else every large tensor is new pages from the kernel, a tenth of a step on a CPU."""
+    """Let glibc keep what is freed: else every large tensor is new pages from the kernel, which takes time on a CPU."""
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         no_mmap, trim_threshold, never = -4, -1, -1  # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
         libc = ctypes.CDLL(None)

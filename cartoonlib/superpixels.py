@@ -90,7 +90,7 @@ def slic(images: Tensor, segments: int) -> Tensor:
     0 .. K - 1, and hardly any of them is left out. Each pixel chooses among the 3 x 3 cells around the one it lies in,
     as in gSLIC (Ren, Prisacariu & Reid 2015) and superpixel sampling networks (Jampani et al., ECCV 2018), so that all
     is dense, and segment k stays around cell k. Afterwards scikit-image joins fragments of segments to their
-    neighbours; nothing here does, so that a segment may have several parts (2 % of the pixels of a face).
+    neighbours; nothing here does, so that a segment may have several parts.
 
     Shapes do not depend on the data, nothing waits for the device or copies from the host, and no sum has an order that
     varies: a CUDA graph can record it, and it is deterministic. Computed in float32. NaN counts as black.

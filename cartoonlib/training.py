@@ -254,11 +254,32 @@ def _finished(folder: Path, progress: Callable) -> Run | None:
     return run
 
 
+def photo_batches(profile: Profile, faces: "data.ImageSet", accelerator: Accelerator) -> "data.Batches":
+    """This process's part of the batches of photos. InputError when the processes cannot share a batch."""
+    return _batches(profile, faces, profile.seed, accelerator)
+
+
+def train_batches(
+    profile: Profile, faces: "data.ImageSet", cartoons: "data.ImageSet", accelerator: Accelerator
+) -> Callable[[int], tuple[Tensor, Tensor, Tensor]]:
+    """Step -> what TrainStep takes: this process's photos and cartoons, and the weights of the colour shift."""
+    photos = photo_batches(profile, faces, accelerator)
+    drawings = _batches(profile, cartoons, profile.seed + 1, accelerator)
+    shape = (1, 1) if profile.color_shift == "batch" else (profile.size, profile.size)
+    draws = data.PerStep(
+        lambda step: {"grey": representations.color_shift_weights(_rng(profile.seed, step), shape)}, accelerator.device
+    )
+    return lambda step: (photos(step), drawings(step), draws(step)["grey"])
+
+
 def _batches(profile: Profile, images: "data.ImageSet", seed: int, accelerator: Accelerator) -> "data.Batches":
+    profile = profile.replace(processes=accelerator.num_processes)  # checks that so many can share a batch
     shard = accelerator.process_index, accelerator.num_processes
-    if profile.batch % shard[1]:
-        raise InputError(f"A batch of {profile.batch} cannot be shared by {shard[1]} processes: change one of them.")
     return data.Batches(images, profile.size, profile.batch, seed, accelerator.device, profile.augment, shard)
+
+
+def _rng(seed: int, step: int) -> torch.Generator:
+    return torch.Generator().manual_seed(int(np.random.SeedSequence((seed, step)).generate_state(1)[0]))
 
 
 def pretrain(profile: Profile, runs: Path, faces: "data.ImageSet", progress: Callable[[str], None] = print) -> Run:
@@ -271,7 +292,7 @@ def pretrain(profile: Profile, runs: Path, faces: "data.ImageSet", progress: Cal
         return run
     accelerator = make_accelerator(profile)
     update = PretrainStep(profile, accelerator)
-    photos = _batches(profile, faces, profile.seed, accelerator)
+    photos = photo_batches(profile, faces, accelerator)
     loop = _Loop(profile, folder, "pretraining", profile.pretrain_steps, update.parts, progress, accelerator)
     for step in loop:
         loop.record(update(photos(step)))
@@ -292,12 +313,7 @@ def train(
     start = pretrain(profile, runs, faces, progress)
     accelerator = make_accelerator(profile)
     update = TrainStep(profile, accelerator, start.generator().state_dict(), progress=progress)
-    photos = _batches(profile, faces, profile.seed, accelerator)
-    drawings = _batches(profile, cartoons, profile.seed + 1, accelerator)
-    shape = (1, 1) if profile.color_shift == "batch" else (profile.size, profile.size)
-    draws = data.PerStep(
-        lambda step: {"grey": representations.color_shift_weights(_rng(profile.seed, step), shape)}, accelerator.device
-    )
+    batches = train_batches(profile, faces, cartoons, accelerator)
     held_out = data.to_tensor(data.center_crop(faces.part("test")[:4], profile.size)).to(accelerator.device)
 
     loop = _Loop(profile, folder, f"{style}, {title}", profile.train_steps, update.parts, progress, accelerator)
@@ -305,11 +321,7 @@ def train(
     for step in loop:
         if step % every == 0:
             loop.sample(update.ema, held_out)
-        loop.record(update(photos(step), drawings(step), draws(step)["grey"]))
+        loop.record(update(*batches(step)))
     loop.sample(update.ema, held_out)
     about = {"style": style, "variant": title, "dtype": str(update.dtype), "step": update.how}
     return loop.finish(update.ema, **about, data=[faces.hash, cartoons.hash])
-
-
-def _rng(seed: int, step: int) -> torch.Generator:
-    return torch.Generator().manual_seed(int(np.random.SeedSequence((seed, step)).generate_state(1)[0]))

@@ -8,8 +8,17 @@ import torch
 from PIL import Image
 
 from cartoonlib import data, features, landmarks
+from cartoonlib.profiles import Profile
 
 SIDE = 36  # of the sets: 1.125 times 32
+TINY = Profile(
+    name="tiny", size=32, batch=2, perceptual="efficientnet_lite0", segments=20, pretrain_steps=6, train_steps=8,
+    log_every=2, checkpoint_every=3, ema=0.5, precision="fp32",
+)  # fmt: skip
+
+
+def silent(_line: str) -> None:
+    """A progress that says nothing."""
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,9 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import conftest
 import numpy as np
 import pytest
 import torch
+from conftest import silent
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -21,14 +23,7 @@ from cartoonlib import data, landmarks, losses, representations, steps, superpix
 from cartoonlib.profiles import Profile
 from cartoonlib.training import Run, train
 
-TINY = Profile(
-    name="tiny", size=32, batch=2, perceptual="efficientnet_lite0", segments=20, pretrain_steps=2, train_steps=4,
-    log_every=2, checkpoint_every=2, ema=0.5, precision="fp32",
-)  # fmt: skip
-
-
-def silent(_line: str) -> None:
-    pass
+TINY = conftest.TINY.replace(pretrain_steps=2, train_steps=4, checkpoint_every=2)
 
 
 # --- nothing waits for the device --------------------------------------------------------------------------------

@@ -6,23 +6,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import TINY, silent
 from safetensors import safe_open
 
 from cartoonlib import data, losses, steps, training
 from cartoonlib.networks import Generator, count_parameters
 from cartoonlib.paths import InputError
-from cartoonlib.profiles import Profile
 from cartoonlib.steps import pick_dtype
 from cartoonlib.training import Run, TrainingStopped, load_generator, pretrain, train
-
-TINY = Profile(
-    name="tiny", size=32, batch=2, perceptual="efficientnet_lite0", segments=20, pretrain_steps=6, train_steps=8,
-    log_every=2, checkpoint_every=3, ema=0.5, precision="fp32",
-)  # fmt: skip
-
-
-def silent(_line: str) -> None:
-    pass
 
 
 def log_without_seconds(folder):
