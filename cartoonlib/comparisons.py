@@ -11,7 +11,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from skimage import segmentation
 
 from . import bench, data, features, figures, landmarks, metrics, superpixels, training
-from .figures import INK, MUTED, RULE, WIDTH, styled
+from .figures import INK, MUTED, RULE, WIDTH, number, styled
 from .profiles import Profile
 from .report import Report
 from .seed import weights_at_hand
@@ -47,23 +47,21 @@ def superpixel_speed(p: Profile, photos: np.ndarray, device: torch.device) -> di
     }
 
 
-def _matched(image: np.ndarray, segments: int) -> np.ndarray:
-    """Scikit-image's SLIC with the number of segments nearest to `segments`: it gives fewer than it is asked for."""
-    tried = (superpixels.segment_slic(image, int(n)) for n in np.unique(np.linspace(0.8, 1.5, 15) * segments // 1))
-    return min(tried, key=lambda labels: abs(len(np.unique(labels)) - segments))
-
-
 def segmentations(p: Profile, photos: np.ndarray) -> dict[str, np.ndarray]:
-    """Labels (N, S, S) by each method, with as many segments in an image as SLIC in torch makes of it."""
+    """Labels (N, S, S) by each method, with as many segments in an image as scikit-image's SLIC makes of it.
+
+    Scikit-image's numbers jump with what it is asked for; SLIC in torch takes the grid nearest to any number.
+    """
     images, arrays = data.to_tensor(photos), photos / 255
-    labels = superpixels.slic(images, p.segments).numpy()
+    labels = [superpixels.segment_slic(a, p.segments) for a in arrays]
     counts = [len(np.unique(one)) for one in labels]
-    half = superpixels.slic(F.avg_pool2d(images, 2), p.segments).numpy().repeat(2, axis=1).repeat(2, axis=2)
+    full = [superpixels.slic(image[None], n)[0] for image, n in zip(images, counts)]
+    half = [superpixels.slic(F.avg_pool2d(image[None], 2), n)[0] for image, n in zip(images, counts)]
     return {
-        TORCH: labels,
-        SCIKIT: np.stack([_matched(a, n) for a, n in zip(arrays, counts)]),
+        TORCH: torch.stack(full).numpy(),
+        SCIKIT: np.stack(labels),
         FELZENSZWALB: np.stack([superpixels.segment_felzenszwalb(a, n) for a, n in zip(arrays, counts)]),
-        HALF: half,
+        HALF: torch.stack(half).numpy().repeat(2, axis=1).repeat(2, axis=2),
     }
 
 
@@ -171,20 +169,10 @@ def precision_effect(rows: list[dict]) -> dict[str, dict]:
 # --- tables and figures --------------------------------------------------------------------------------------------
 
 
-def number(value: float, digits: int = 3) -> str:
-    return np.format_float_positional(value, digits, unique=False, fractional=False, trim="-")
-
-
-def show(values: dict[str, float], scale: float = 1) -> str:
+def show(values: dict[str, float]) -> str:
     """A spread as `median (min to max)`."""
-    low, middle, high = (number(values[key] * scale) for key in ("min", "median", "max"))
+    low, middle, high = (number(values[key]) for key in ("min", "median", "max"))
     return f"{middle} ({low} to {high})"
-
-
-def table(titles: list[str], lines: list[list]) -> str:
-    """A markdown table; the first column is text, the others are numbers."""
-    rows = [titles, ["---", *["---:"] * (len(titles) - 1)], *lines]
-    return "\n".join("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)
 
 
 PART_COLORS = {"superpixels": "structure", "perceptual": "content", "landmarks": "landmark", "generator": "generator"}

@@ -321,6 +321,17 @@ def tradeoff(rows: list[dict], x: str = "landmark_error", y: str = "kid_cartoon"
     return figure
 
 
+def number(value: float) -> str:
+    """Three digits, without an exponent; what rounding leaves of a zero is one."""
+    return np.format_float_positional(round(value, 9), 3, unique=False, fractional=False, trim="-")
+
+
+def table(titles: list[str], lines: list[list], texts: int = 1) -> str:
+    """A markdown table; the first `texts` columns are text, the others are numbers."""
+    rows = [titles, ["---"] * texts + ["---:"] * (len(titles) - texts), *lines]
+    return "\n".join("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)
+
+
 def table_markdown(rows: list[dict], metrics: list[str]) -> str:
     """A markdown table: a line a variant, and in each metric's column value [low, high]."""
     found, titles = zip(*(_measured(rows, metric) for metric in metrics))
@@ -328,9 +339,7 @@ def table_markdown(rows: list[dict], metrics: list[str]) -> str:
     shown = [i for i in range(4) if i == 1 or len({key[i] for key in keys}) > 1]  # what all lines share is left out
 
     def cell(row: dict | None) -> str:
-        value, low, high = (np.format_float_positional(row[k], 3, False, False, "-") if row else "" for k in ROW[-3:])
-        return f"{value} [{low}, {high}]" if row else ""
+        return "{} [{}, {}]".format(*(number(row[k]) for k in ROW[-3:])) if row else ""
 
-    lines = [[ROW[i] for i in shown] + list(titles), ["---"] * len(shown) + ["---:"] * len(titles)]
-    lines += [[str(key[i]) for i in shown] + [cell(column.get(key)) for column in found] for key in keys]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    lines = [[key[i] for i in shown] + [cell(column.get(key)) for column in found] for key in keys]
+    return table([ROW[i] for i in shown] + list(titles), lines, len(shown))
