@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from skimage import segmentation
 
-from . import bench, data, features, figures, landmarks, metrics, superpixels, training
+from . import bench, data, features, figures, landmarks, metrics, representations, superpixels, training
 from .figures import INK, MUTED, RULE, WIDTH, number, styled
 from .profiles import Profile
 from .report import Report
@@ -33,7 +33,7 @@ def superpixel_speed(p: Profile, photos: np.ndarray, device: torch.device) -> di
         return lambda: [superpixels.fill_segments(a, segment(a, p.segments), p.adaptive, p.brighten) for a in arrays]
 
     calls = {
-        TORCH: lambda: superpixels.color_superpixels(images, "slic", p.segments, p.adaptive, p.brighten),
+        TORCH: lambda: representations.structure(images, "slic", p.segments, p.adaptive, p.brighten),
         SCIKIT: one_by_one(superpixels.segment_slic),
         FELZENSZWALB: one_by_one(superpixels.segment_felzenszwalb),
     }

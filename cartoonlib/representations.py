@@ -5,11 +5,14 @@ colour each (3.2). Texture: one random grey version, so that colour and luminanc
 All take and give float images (B, C, H, W) in [-1, 1].
 """
 
+import math
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .superpixels import color_superpixels
+from . import superpixels
 
 # --- surface -----------------------------------------------------------------------------------------------------
 
@@ -96,7 +99,18 @@ def structure(
 ) -> Tensor:
     """Structure representation: superpixels of one colour each (White-box 3.2). No gradient flows through it.
 
-    `slic` is the seed's default and runs on the device of the images; `felzenszwalb`, the paper's, on the host.
-    `adaptive` and `brighten`: see superpixels.fill.
+    Args:
+        images: (B, 3, H, W) in [-1, 1]; float32 of the same shape comes back.
+        method: `slic`, the seed's default, on the device of the images; `felzenszwalb`, the paper's, on the host.
+        segments: per image. `slic` has the nearest grid without more, `felzenszwalb` fewer only where nothing is cut.
+        adaptive, brighten: see superpixels.fill.
     """
-    return color_superpixels(images, method, segments, adaptive, brighten)
+    if method == "slic":
+        labels = superpixels.slic(images, segments)
+        count = math.prod(superpixels.slic_grid(*images.shape[2:], segments))
+    else:
+        arrays = (images.detach().float().permute(0, 2, 3, 1).cpu().numpy() * 0.5 + 0.5).clip(0, 1)
+        arrays = np.nan_to_num(arrays)  # as `fill` does, and the losses show a NaN themselves
+        cut = np.stack([superpixels.segment_felzenszwalb(image, segments) for image in arrays])
+        labels, count = torch.from_numpy(cut).to(images.device), int(cut.max()) + 1
+    return superpixels.fill(images, labels, count, adaptive, brighten)

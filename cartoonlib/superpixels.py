@@ -244,9 +244,6 @@ def segment_felzenszwalb(image: np.ndarray, segments: int) -> np.ndarray:
     return np.unique(np.array(parent)[labels], return_inverse=True)[1].reshape(labels.shape)
 
 
-SEGMENTATIONS = {"slic": segment_slic, "felzenszwalb": segment_felzenszwalb}
-
-
 def fill_segments(image: np.ndarray, labels: np.ndarray, adaptive: bool = True, brighten: float = 1.0) -> np.ndarray:
     """The reference of `fill`, same arguments: (H, W, 3) in [0, 1] and labels (H, W), from 0 -> (H, W, 3) in [0, 1]."""
     labels = labels.ravel()
@@ -302,23 +299,3 @@ def explained_variance(image: np.ndarray, labels: np.ndarray) -> float:
     means = fill_segments(image, labels, adaptive=False)
     total = np.square(image - image.mean(axis=(0, 1))).sum()
     return float(np.square(means - image.mean(axis=(0, 1))).sum() / total) if total else math.nan
-
-
-# --- for the structure representation ----------------------------------------------------------------------------
-
-
-def color_superpixels(images: Tensor, method: str, segments: int, adaptive: bool, brighten: float) -> Tensor:
-    """Superpixels of one colour each: (B, 3, H, W) in [-1, 1] -> float32 of the same shape, without a gradient.
-
-    Args:
-        method: `slic`, the seed's default, on the device of the images; `felzenszwalb`, the paper's, on the host.
-        segments: per image. `slic` has the nearest grid without more, `felzenszwalb` fewer only where nothing is cut.
-        adaptive, brighten: see `fill`.
-    """
-    if method == "slic":
-        count = math.prod(slic_grid(*images.shape[2:], segments))
-        return fill(images, slic(images, segments), count, adaptive, brighten)
-    arrays = (images.detach().float().permute(0, 2, 3, 1).cpu().numpy() * 0.5 + 0.5).clip(0, 1)
-    arrays = np.nan_to_num(arrays)  # as `fill` does, and the losses show a NaN themselves
-    labels = np.stack([SEGMENTATIONS[method](image, segments) for image in arrays])
-    return fill(images, torch.from_numpy(labels).to(images.device), int(labels.max()) + 1, adaptive, brighten)
