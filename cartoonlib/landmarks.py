@@ -142,6 +142,14 @@ def align(image: np.ndarray, points: np.ndarray, size: int) -> tuple[np.ndarray,
     return np.asarray(aligned.reduce(samples)), ((points - offset) @ np.linalg.inv(matrix).T).astype(np.float32)
 
 
+def cut_off(points: np.ndarray, height: int, width: int) -> float:
+    """Share of the aligned face that lies outside its H x W picture, where `align` can only reflect; points as there."""
+    matrix, offset = _similarity(CANONICAL.astype(np.float64), np.asarray(points, np.float64))
+    centres = (np.arange(16) + 0.5) / 16
+    grid = np.stack(np.meshgrid(centres, centres), axis=-1) @ matrix.T + offset
+    return float(((grid < 0) | (grid > (width, height))).any(axis=-1).mean())
+
+
 def _similarity(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Least-squares (matrix (2, 2), offset (2,)) without reflection: target ~ source @ matrix.T + offset."""
     x, y = source - source.mean(axis=0), target - target.mean(axis=0)

@@ -102,9 +102,13 @@ class PatchDiscriminator(nn.Module):
     Args:
         channels: 3 for the surface representation, 1 for the texture representation.
         sigmoid: end in a sigmoid as the seed does; under least squares its gradient vanishes at both ends.
+        features: channels of frozen features at 1/4 of the size that it sees beside the image, (B, F, H/4, W/4). A
+            second head judges them (Sauer et al. 2021, "Projected GANs Converge Faster"), and the scores of both come
+            back as (B, 2 H/8 W/8). What a pretrained network sees, strokes and shading, is learned within hundreds of
+            steps, and stripes that deceive an untrained discriminator do not deceive it. Not in the paper.
     """
 
-    def __init__(self, channels: int, slope: float = 0.2, sigmoid: bool = False):
+    def __init__(self, channels: int, slope: float = 0.2, sigmoid: bool = False, features: int = 0):
         super().__init__()
         layers: list[nn.Module] = []
         for inputs, outputs in ((channels, 32), (32, 64), (64, 128)):
@@ -118,9 +122,21 @@ class PatchDiscriminator(nn.Module):
         if sigmoid:
             layers.append(nn.Sigmoid())
         self.layers = nn.Sequential(*layers)
+        self.feature_layers = None
+        if features:
+            self.feature_layers = nn.Sequential(
+                spectral_norm(_convolution(features, 128, kernel=1, slope=slope)),
+                nn.LeakyReLU(slope),
+                spectral_norm(_convolution(128, 128, stride=2, slope=slope)),
+                nn.LeakyReLU(slope),
+                spectral_norm(_convolution(128, 1, kernel=1, slope=1.0)),
+            )
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
+    def forward(self, x: Tensor, features: Tensor | None = None) -> Tensor:
+        scores = self.layers(x)
+        if self.feature_layers is None:
+            return scores
+        return torch.cat([scores.flatten(1), self.feature_layers(features).flatten(1)], dim=1)
 
 
 def count_parameters(module: nn.Module) -> int:

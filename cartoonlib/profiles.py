@@ -29,6 +29,7 @@ class Profile:
     # data: names of data/sources.yaml, or paths of your own folders
     faces: tuple[str, ...] = ("ffhq_thumbnails128",)
     styles: tuple[str, ...] = ("hayao", "paprika", "shinkai", "summerwar")  # one generator is trained for each
+    shown: str = ""  # face set of the figures, for data whose pictures may not be published; "": the held-out faces
     size: int = 128  # px, side of the training images
     face_limit: int = 5000  # images taken at most from each face set
     cartoon_limit: int = 2000  # and from each style
@@ -47,7 +48,7 @@ class Profile:
     train_steps: int = 30_000
     ablation_steps: int = 30_000  # of every row of the ablation table, the full method among them
     generator_rate: float = 2.0e-4  # Adam, betas (0.5, 0.99)
-    discriminator_rate: float = 2.0e-4
+    discriminator_rate: float = 4.0e-4  # twice the generator's: judges that keep up push it further (notebook 05)
     ema: float = 0.999  # decay of the averaged generator, the one that is shown and measured
     precision: str = "auto"  # bf16 | fp32 | auto: bf16 where the hardware multiplies it
     step: str = "auto"  # graph: a CUDA graph | eager: one operation at a time | auto: a graph where it can be had
@@ -57,13 +58,16 @@ class Profile:
     checkpoint_every: int = 1000
 
     # loss weights, scale-free (see losses.py)
-    content: float = 0.4
-    color: float = 15.0  # holds colour; belongs to the content loss
-    structure: float = 1.5
-    surface: float = 0.3
-    texture: float = 1.5
+    content: float = 0.3
+    color: float = 8.0  # holds colour; belongs to the content loss
+    structure: float = 0.3
+    surface: float = 3.0
+    texture: float = 8.0
     total_variation: float = 0.5
     landmark: float = 5.0
+
+    color_grade: bool = True  # False: the colour term holds every image to the photo's own colours
+    texture_features: bool = True  # the texture discriminator also sees features of the perceptual network
 
     # representations
     superpixels: str = "slic"  # slic | felzenszwalb
@@ -164,12 +168,12 @@ def load(name: str, overrides: dict | None = None) -> Profile:
 def ablations(profile: Profile) -> dict[str, dict[str, Profile]]:
     """Group -> title -> profile of every row of the ablation table, from profiles/ablations.yaml.
 
-    A row is a set of changes; a change written as `x4` multiplies the profile's own weight of a loss by 4.
+    A row is a set of changes; a change written as `x4` multiplies the profile's own weight of a loss, or rate, by 4.
     """
 
     def value(key: str, written: object) -> object:
         factor = re.fullmatch(r"x(\d+\.?\d*)", str(written))
-        return getattr(profile, key) * float(factor[1]) if factor and key in LOSSES else written
+        return getattr(profile, key) * float(factor[1]) if factor and key in (*LOSSES, "discriminator_rate") else written
 
     groups: dict[str, dict[str, Profile]] = {}
     for group, rows in _read_yaml(paths.PROFILES / "ablations.yaml").items():

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from . import data, features, figures, landmarks, paths, profiles, steps
@@ -79,6 +80,19 @@ class Report:
         if len({images.name for images in sets}) < len(sets):
             raise InputError(f"Two of the styles {', '.join(p.styles)} have the same name: rename a folder.")
         return {images.name: images for images in sets}
+
+    def shown(self) -> np.ndarray:
+        """The photos of the figures, uint8 (N, S, S, 3), public domain first: held-out ones, or the set that is `shown`.
+
+        No network sees either in training.
+        """
+        p = self.profile
+        if p.shown and p.shown in p.faces:
+            raise InputError(f"The setting `shown` must be a set that is not trained on, as {p.shown} is.")
+        images = self._prepare(p.shown, 0, "faces") if p.shown else self.faces()
+        rows = range(len(images.images)) if p.shown else np.flatnonzero(images.split == "test")
+        order = sorted(rows, key=lambda row: "public domain" not in images.manifest[row]["licence"])
+        return data.center_crop(images.images[order], p.size)
 
     @staticmethod
     def _enough(images: "data.ImageSet") -> "data.ImageSet":

@@ -127,9 +127,11 @@ class TrainStep:
         p, device = profile, accelerator.device
         _keep_freed_memory()
         self.profile, self.device, self.dtype, self._progress = p, device, pick_dtype(p, device), progress
+        self.perceptual = _frozen(perceptual or features.PERCEPTUAL[p.perceptual](), device, self.dtype)
         self.generator = build_generator(p)
         self.d_surface = PatchDiscriminator(3, p.slope, p.sigmoid)
-        self.d_texture = PatchDiscriminator(1, p.slope, p.sigmoid)
+        seen = self.perceptual.early_channels if p.texture_features else 0
+        self.d_texture = PatchDiscriminator(1, p.slope, p.sigmoid, seen)
         if start is not None:
             self.generator.load_state_dict(start)
         for network in (self.generator, self.d_surface, self.d_texture):
@@ -139,7 +141,6 @@ class TrainStep:
         self._wants_graph = self._can_graph(accelerator)
         self.g_optimizer = _adam(p.generator_rate, self.generator, capturable=self._wants_graph)
         self.d_optimizer = _adam(p.discriminator_rate, self.d_surface, self.d_texture, capturable=self._wants_graph)
-        self.perceptual = _frozen(perceptual or features.PERCEPTUAL[p.perceptual](), device, self.dtype)
         self.points = landmarks.landmark_network(p.landmarks).to(device)
         names = ("generator", "d_surface", "d_texture", "ema", "g_optimizer", "d_optimizer")
         self.parts = {name: getattr(self, name) for name in names}
@@ -214,16 +215,23 @@ class TrainStep:
         with record_function("representations"):
             fakes = representations.surface(output, eps=p.surface_eps), representations.texture(output, grey)
             reals = representations.surface(cartoon, eps=p.surface_eps), representations.texture(cartoon, grey)
+        # Each discriminator's inputs: the surface image; the texture image and, if wanted, frozen features of it.
+        fakes, reals = [(view,) for view in fakes], [(view,) for view in reals]
+        if p.texture_features:
+            with record_function("perceptual: texture"), autocast:
+                fakes[1] += (self.perceptual.early(fakes[1][0].expand(-1, 3, -1, -1)),)
+                with torch.no_grad():
+                    reals[1] += (self.perceptual.early(reals[1][0].expand(-1, 3, -1, -1)),)
 
         # Generator: discriminators are frozen here, so that no gradient is computed for their weights.
         self.d_surface.requires_grad_(False), self.d_texture.requires_grad_(False)
         with record_function("discriminators, generator's turn"), autocast:
             terms = {
-                "surface": losses.adversarial_generator(self.d_surface(fakes[0])),
-                "texture": losses.adversarial_generator(self.d_texture(fakes[1])),
+                "surface": losses.adversarial_generator(self.d_surface(*fakes[0])),
+                "texture": losses.adversarial_generator(self.d_texture(*fakes[1])),
             }
         terms |= self._perceptual_terms(photo, output, autocast)
-        terms["color"] = losses.color(output, photo)
+        terms["color"] = losses.color(output, photo, p.color_grade)
         terms["total_variation"] = losses.total_variation(output)
         with record_function("landmarks"):
             with torch.no_grad():
@@ -245,7 +253,8 @@ class TrainStep:
                 ("d_surface", "d_texture"), (self._d_surface, self._d_texture), fakes, reals
             ):
                 with autocast:
-                    real_scores, fake_scores = discriminator(torch.cat([real, fake.detach()])).chunk(2)
+                    both = [torch.cat([r, f.detach()]) for r, f in zip(real, fake, strict=True)]
+                    real_scores, fake_scores = discriminator(*both).chunk(2)
                 d_terms[name] = losses.adversarial_discriminator(real_scores, fake_scores)
             self.d_optimizer.zero_grad(set_to_none=True)
             sum(d_terms.values()).backward()

@@ -34,7 +34,7 @@ PRETRAIN_SETTINGS = (
 )  # fmt: skip
 # Settings that do not change a run's result, but for rounding.
 NOT_IN_KEY = (
-    "styles", "log_every", "checkpoint_every", "ablation_steps", "step", "processes", "bench_repeats",
+    "styles", "shown", "log_every", "checkpoint_every", "ablation_steps", "step", "processes", "bench_repeats",
 )  # fmt: skip
 
 
@@ -301,11 +301,12 @@ def pretrain(profile: Profile, runs: Path, faces: "data.ImageSet", progress: Cal
 
 def train(
     profile: Profile, runs: Path, faces: "data.ImageSet", cartoons: "data.ImageSet", style: str,
-    title: str = "full method", progress: Callable[[str], None] = print,
+    title: str = "full method", progress: Callable[[str], None] = print, watched: np.ndarray | None = None,
 ) -> Run:  # fmt: skip
     """Alternate updates of the generator on the six losses and of both discriminators (White-box section 3.4).
 
-    Starts from the pretrained generator, which is trained first when it is missing.
+    Starts from the pretrained generator, which is trained first when it is missing. `watched` are the photos whose
+    cartoons are kept over training time, uint8 (N, S, S, 3); None takes held-out faces.
     """
     folder = train_folder(profile, runs, faces, cartoons, style)
     if run := _finished(folder, progress):
@@ -314,14 +315,16 @@ def train(
     accelerator = make_accelerator(profile)
     update = TrainStep(profile, accelerator, start.generator().state_dict(), progress=progress)
     batches = train_batches(profile, faces, cartoons, accelerator)
-    held_out = data.to_tensor(data.center_crop(faces.part("test")[:4], profile.size)).to(accelerator.device)
+    if watched is None:
+        watched = data.center_crop(faces.part("test"), profile.size)
+    watched = data.to_tensor(watched[:4]).to(accelerator.device)
 
     loop = _Loop(profile, folder, f"{style}, {title}", profile.train_steps, update.parts, progress, accelerator)
     every = max(1, profile.train_steps // 8)
     for step in loop:
         if step % every == 0:
-            loop.sample(update.ema, held_out)
+            loop.sample(update.ema, watched)
         loop.record(update(*batches(step)))
-    loop.sample(update.ema, held_out)
+    loop.sample(update.ema, watched)
     about = {"style": style, "variant": title, "dtype": str(update.dtype), "step": update.how}
     return loop.finish(update.ema, **about, data=[faces.hash, cartoons.hash])
