@@ -121,9 +121,9 @@ def test_the_parts_are_the_labelled_ones_and_add_up(face_set, cartoon_set):
     step = bench.ours(TINY, face_set, cartoon_set)
     parts = bench.breakdown(step, CPU, 1)
     assert set(parts) == {
-        "generator", "superpixels", "perceptual: photo and target", "perceptual: output", "landmarks", "representations",
-        "discriminators, generator's turn", "backward", "generator's update and EMA", "discriminators' turn", "other",
-        "step",
+        "generator", "superpixels", "perceptual: photo and target", "perceptual: output", "perceptual: texture",
+        "landmarks", "representations", "discriminators, generator's turn", "backward", "generator's update and EMA",
+        "discriminators' turn", "other", "step",
     }  # fmt: skip
     middle = {name: value["median"] for name, value in parts.items()}
     assert all(value > 0 for value in middle.values())

@@ -2,17 +2,22 @@
 
 import errno
 import json
+import re
 import shutil
+from dataclasses import replace
 
+import matplotlib.cbook
 import numpy as np
 import pytest
 import skimage.data
 import torch
 from PIL import Image
 
-from cartoonlib import data, paths
+from cartoonlib import data, paths, sources
 from cartoonlib.data import Batches, ImageSet
+from cartoonlib.landmarks import CANONICAL
 from cartoonlib.paths import InputError
+from cartoonlib.sources import Source
 
 
 @pytest.fixture
@@ -68,6 +73,18 @@ def test_hostile_photos_are_left_out_with_a_reason(folders):
     assert not found
     assert images.images.shape == (1, 144, 144, 3) and images.images.dtype == np.uint8
     assert images.points.shape == (1, 5, 2) and images.points.dtype == np.float32
+
+
+def test_a_face_that_the_border_cuts_off_is_left_out(folders):
+    photos = folders / "photos"
+    photos.mkdir()
+    boxes = {"a": (174, 0, 400, 300), "b": (190, 0, 400, 300), "c": (100, 0, 262, 300), "d": (100, 0, 350, 150)}
+    for name, box in boxes.items():  # a little on the left, and more there, on the right and below
+        Image.fromarray(skimage.data.astronaut()).crop(box).save(photos / f"{name}.png")
+    images = prepare(photos)
+    assert [entry["file"] for entry in images.manifest] == ["a.png"]
+    for name in ("b.png", "c.png", "d.png"):
+        assert re.fullmatch(r"cut off: [34]\d% of the face's square lies outside the image", reasons(images)[name])
 
 
 def test_photos_are_turned_as_exif_says_and_transparency_is_white(folders):
@@ -148,6 +165,28 @@ def test_scenes_give_seeded_crops_and_repeated_frames_are_dropped(folders):
     images = prepare("hayao", size=128)
     assert images.images.shape == (3, 144, 144, 3)
     assert [item["reason"].split(":")[0] for item in images.rejected] == ["near-duplicate"]
+
+
+def test_cartoons_cropped_by_faces_are_aligned_and_checked_like_photos(folders, monkeypatch):
+    portraits = folders / "portraits"
+    portraits.mkdir()
+    with matplotlib.cbook.get_sample_data("grace_hopper.jpg") as file:
+        Image.open(file).convert("RGB").save(portraits / "a.png")
+    astronaut = Image.fromarray(skimage.data.astronaut())
+    astronaut.save(portraits / "b.png")
+    noise(0).save(portraits / "c no face.png")
+    astronaut.convert("L").save(portraits / "d grey.png")
+    one = Source("comics", "cartoons", "comics", "mine", "Put any there.", str(portraits), crop="faces")
+    monkeypatch.setattr(
+        sources, "sources", lambda: {"comics": one, "centred": replace(one, name="centred", crop="centre")}
+    )
+    images = prepare("comics", size=128)
+    assert images.kind == "cartoons" and images.images.shape == (2, 144, 144, 3)
+    assert [entry["file"] for entry in images.manifest] == ["a.png", "b.png"]
+    assert np.linalg.norm(images.points - CANONICAL, axis=-1).max() < 0.06
+    assert [reason.split(":")[0] for reason in reasons(images).values()] == ["no face", "grey"]
+    centred = prepare("centred", size=128)
+    assert len(centred.images) == 4 and np.isnan(centred.points).all()
 
 
 def test_bad_input_is_one_sentence(folders, monkeypatch):

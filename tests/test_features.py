@@ -60,6 +60,65 @@ def test_images_are_normalised_as_for_imagenet(lite0):
     assert len(seen) == 2 and all(torch.equal(x, lite0.normalised(images)) for x in seen)
 
 
+# --- what the texture discriminator sees ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["EfficientNet-Lite0", "VGG19"])
+def early(request, lite0):
+    """A network and the number of channels of its early features; VGG19 has random weights."""
+    if request.param == "VGG19":
+        torch.manual_seed(0)
+        return features.Frozen(features.vgg19_layers(), "random"), 256
+    return lite0, 24
+
+
+@pytest.mark.parametrize("size, quarter", [((64, 96), (16, 24)), ((33, 46), (8, 11))])
+def test_early_features_lie_at_a_quarter_of_the_size(early, size, quarter):
+    network, channels = early
+    shape = network.early(torch.rand(2, 3, *size) * 2 - 1).shape
+    assert shape[:2] == (2, channels) and network.early_channels == channels
+    assert all(0 <= found - wanted <= 1 for found, wanted in zip(shape[2:], quarter))
+
+
+def test_early_features_have_a_mean_square_of_1_for_each_image(early, faces_tensor):
+    faint = torch.cat([faces_tensor, faces_tensor / 10 - 0.5]).requires_grad_()
+    maps = early[0].early(faint)
+    assert maps.square().mean(dim=(1, 2, 3)).tolist() == pytest.approx([1.0] * 4, rel=1e-3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert early[0].early(faint).dtype == torch.float32
+
+
+def test_early_features_pass_gradient_to_the_image_and_to_nothing_else(early):
+    image = (torch.rand(1, 3, 64, 64) * 2 - 1).requires_grad_()
+    early[0].early(image).abs().mean().backward()
+    assert image.grad.isfinite().all() and image.grad.abs().max() > 0
+    assert frozen(early[0]) and all(p.grad is None for p in early[0].parameters())
+
+
+def test_early_features_that_are_all_zero_stay_so():
+    network = features.Frozen(nn.Sequential(nn.ReLU()), "no features of black", 3)
+    image = torch.full((1, 3, 8, 8), -1.0).requires_grad_()
+    maps = network.early(image)
+    maps.sum().backward()
+    assert (maps == 0).all() and (image.grad == 0).all()  # and not NaN
+
+
+def test_vgg19_early_ends_after_the_relu_of_conv3_1():
+    network, seen = features.Frozen(features.vgg19_layers(), "random"), []
+    for layer in network.layers:
+        layer.register_forward_hook(lambda layer, _inputs, _output: seen.append(type(layer)))
+    maps = network.early(torch.rand(1, 3, 32, 32) * 2 - 1)
+    assert seen.count(nn.Conv2d) == 5 and seen[-1] is nn.ReLU and maps.min() == 0
+
+
+def test_early_features_see_normalised_images(early, monkeypatch):
+    images, seen = torch.rand(1, 3, 32, 32) * 2 - 1, []
+    _early = early[0]._early
+    monkeypatch.setattr(early[0], "_early", lambda x: seen.append(x) or _early(x))
+    early[0].early(images)
+    assert torch.equal(seen[0], early[0].normalised(images))
+
+
 # --- VGG19 -------------------------------------------------------------------------------------------------------
 
 

@@ -110,6 +110,24 @@ def test_align_refuses_points_that_coincide(points):
         align(np.zeros((64, 64, 3), np.uint8), points, 32)
 
 
+def test_how_much_of_a_face_is_cut_off_by_hand():
+    square = CANONICAL * 100  # the aligned face is the square of 100 px from the upper left corner
+    for points, height, width, share in [
+        (square, 100, 100, 0.0),
+        (square, 100, 50, 0.5),
+        (square, 75, 200, 0.25),
+        (square + (50, 0), 100, 150, 0.0),
+        (square - (50, 0), 100, 100, 0.5),
+        (square - (50, 50), 100, 100, 0.75),
+        (square + (0, 75), 100, 100, 0.75),
+        (square - 200, 100, 100, 1.0),
+        (2 * square - 50, 100, 100, 0.75),
+    ]:
+        assert landmarks.cut_off(points, height, width) == pytest.approx(share), (height, width, share)
+    turned = (square - 50) @ np.array([[1, 1], [-1, 1]]) / 2**0.5 + 50  # by 45 degrees: 4 corners of 0.3 / 4 each
+    assert landmarks.cut_off(turned, 100, 100) == pytest.approx(3 - 2 * 2**0.5, abs=0.03)
+
+
 def test_crop_equals_antialiased_resizing_of_the_square():
     images = torch.rand(2, 3, 80, 80, generator=torch.Generator().manual_seed(0))
     for size in (48, 80, 112):

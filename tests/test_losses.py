@@ -27,17 +27,62 @@ def test_content_and_structure_by_hand():
 def test_color_by_hand():
     photo = torch.zeros(1, 3, 32, 32)
     red = photo + torch.tensor([0.5, 0, 0]).view(1, 3, 1, 1)  # Y .299, U -.169, V .5 of it
-    assert scalar(losses.color(red, photo)) == pytest.approx(0.5 * (0.299 + 0.169 + 0.5) / 3, abs=1e-6)
     brighter = photo + 0.5  # chroma is the same, so only luma counts
-    assert scalar(losses.color(brighter, photo)) == pytest.approx(0.5 / 3, abs=1e-6)
-    assert scalar(losses.color(red, red)) == 0
+    grade = losses.HOLD + losses.RIDGE / (1 + losses.RIDGE)  # its own price, and what the ridge leaves of it
+    for output, size in ((red, 0.5 * (0.299 + 0.169 + 0.5) / 3), (brighter, 0.5 / 3)):
+        assert scalar(losses.color(output, photo, grade=False)) == pytest.approx(size, abs=1e-6)
+        assert scalar(losses.color(output, photo)) == pytest.approx(grade * size, abs=1e-6)
 
 
-def test_color_leaves_contours_free():
+@pytest.mark.parametrize("grade", [True, False])
+def test_color_leaves_contours_free_and_no_fringes(grade):
     photo = torch.zeros(1, 3, 128, 128)
-    stripes = photo.clone()
-    stripes[..., ::2], stripes[..., 1::2] = 0.5, -0.5
-    assert losses.color(stripes, photo) < 0.15 * losses.color(photo + 0.5, photo)
+    stripes = torch.full((128,), -0.5)
+    stripes[torch.arange(128) % 8 < 4] = 0.5
+    fringes = stripes.view(1, 1, 1, 128) * torch.tensor([0.7, -0.299 * 0.7 / 0.587, 0]).view(1, 3, 1, 1)  # of luma 0
+    assert losses.color(photo + stripes, photo, grade) < 0.001
+    output = (photo + fringes).requires_grad_()
+    cost = losses.color(output, photo, grade)
+    cost.backward()
+    assert cost > 0.05 and (output.grad * fringes).sum().item() == pytest.approx(cost.item(), rel=1e-3)
+
+
+def recolored(photo):
+    """An affine map of all colours, and the matrix of its linear part."""
+    matrix = torch.tensor([[1.1, 0.1, -0.05], [0.0, 0.9, 0.1], [0.1, -0.1, 1.05]])
+    return torch.einsum("yc,bchw->byhw", matrix, photo) + torch.tensor([0.05, -0.03, 0.1]).view(1, 3, 1, 1), matrix
+
+
+def test_a_recoloured_picture_is_cheap_and_a_patch_of_that_size_is_not(faces_tensor):
+    def cost(output, grade=True):
+        return losses.color(output, faces_tensor, grade).item()
+
+    output, _ = recolored(faces_tensor)
+    patch = torch.zeros_like(faces_tensor)
+    patch[..., 32:64, 32:64] = torch.tensor([0.4, -0.1, -0.1]).view(3, 1, 1)  # on a sixteenth of the picture
+    patch = faces_tensor + patch * cost(output, grade=False) / cost(faces_tensor + patch, grade=False)
+    assert cost(patch, grade=False) == pytest.approx(cost(output, grade=False), rel=1e-3)
+    assert losses.HOLD < cost(output) / cost(output, grade=False) < losses.HOLD + 0.1
+    assert cost(patch) > cost(patch, grade=False)
+
+
+def test_the_grade_is_the_recolouring_drawn_to_the_identity_by_the_ridge(faces_tensor, monkeypatch):
+    output, matrix = recolored(faces_tensor)
+    distances = []
+    for ridge in (1e-6, losses.RIDGE, 1.0, 1e4):
+        monkeypatch.setattr(losses, "RIDGE", ridge)
+        linear, offset = losses._grade(output.flatten(2), faces_tensor.flatten(2))
+        if ridge == 1e-6:
+            graded = linear @ faces_tensor.flatten(2) + offset
+            assert (linear - matrix).abs().max() < 1e-3 and (graded - output.flatten(2)).abs().max() < 1e-3
+        distances.append((linear - torch.eye(3)).norm().item() + offset.norm().item())
+    assert distances == sorted(distances, reverse=True) and distances[-1] < 1e-3
+
+
+def test_every_image_has_a_grade_of_its_own(faces_tensor):
+    output = torch.cat([recolored(faces_tensor)[0][:1], -faces_tensor[1:]])
+    single = [losses.color(output[i : i + 1], faces_tensor[i : i + 1]).item() for i in range(2)]
+    assert losses.color(output, faces_tensor).item() == pytest.approx(sum(single) / 2, rel=1e-4)
 
 
 def test_total_variation_by_hand():
@@ -79,6 +124,7 @@ def _terms(name, output, photo, lite0, onet, d_surface, d_texture):
     return {
         "content": lambda: losses.content(lite0(output), lite0(photo)),
         "color": lambda: losses.color(output, photo),
+        "color without a grade": lambda: losses.color(output, photo, grade=False),
         "structure": lambda: losses.structure(lite0(output), lite0(representations.structure(output, segments=40))),
         "total_variation": lambda: losses.total_variation(output),
         "landmark": lambda: losses.landmark(onet(output), onet(photo), landmarks.FACE_WIDTH),
@@ -87,7 +133,7 @@ def _terms(name, output, photo, lite0, onet, d_surface, d_texture):
     }[name]()
 
 
-NAMES = ["content", "color", "structure", "total_variation", "landmark", "surface", "texture"]
+NAMES = ["content", "color", "color without a grade", "structure", "total_variation", "landmark", "surface", "texture"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -104,7 +150,16 @@ def test_gradient_goes_to_the_generator_and_to_nothing_frozen(name, scene, lite0
         assert all(p.grad is None and not p.requires_grad for p in frozen.parameters())
 
 
-@pytest.mark.parametrize("name", ["content", "color", "landmark"])
+@pytest.mark.parametrize("grade", [True, False])
+def test_color_moves_every_pixel_of_the_output_and_not_the_photo(grade, faces_tensor):
+    photo, noise = faces_tensor.clone().requires_grad_(), torch.Generator().manual_seed(0)
+    output = (faces_tensor + 0.2 * torch.randn(faces_tensor.shape, generator=noise)).requires_grad_()
+    losses.color(output, photo, grade).backward()
+    assert photo.grad is None and output.grad.isfinite().all()
+    assert (output.grad != 0).float().mean() > 0.99
+
+
+@pytest.mark.parametrize("name", ["content", "color", "color without a grade", "landmark"])
 def test_zero_where_the_output_is_the_photo(name, faces_tensor, lite0, onet):
     output = faces_tensor.clone().requires_grad_()
     loss = _terms(name, output, faces_tensor, lite0, onet, None, None)
@@ -139,8 +194,9 @@ def smooth(faces_tensor):
     return tuple(F.interpolate(small, side, mode="bicubic").split(1) for side in (64, 128))
 
 
-def test_color_is_independent_of_the_resolution(smooth):
-    small, large = (losses.color(*pair).item() for pair in smooth)
+@pytest.mark.parametrize("grade", [True, False])
+def test_color_is_independent_of_the_resolution(grade, smooth):
+    small, large = (losses.color(*pair, grade).item() for pair in smooth)
     assert large == pytest.approx(small, rel=0.03)
 
 

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,9 +16,9 @@ def images(*shape, seed=0):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-def dead_parameters(module: nn.Module, x: torch.Tensor) -> int:
+def dead_parameters(module: nn.Module, *inputs: torch.Tensor) -> int:
     """How many numbers get no gradient; none may get a gradient that is not finite."""
-    output = module(x)
+    output = module(*inputs)
     (output * images(*output.shape, seed=1)).sum().backward()
     assert all(p.grad.isfinite().all() for p in module.parameters() if p.grad is not None)
     return sum(p.numel() if p.grad is None else int((p.grad == 0).sum()) for p in module.parameters())
@@ -26,6 +28,8 @@ def test_numbers_of_parameters():
     assert count_parameters(Generator()) == 1_467_075
     assert count_parameters(Generator(skips=False)) == 1_467_075  # they exist and do nothing
     assert count_parameters(PatchDiscriminator(3)) - count_parameters(PatchDiscriminator(1)) == 2 * 32 * 9
+    feature_head = count_parameters(PatchDiscriminator(1, features=24)) - count_parameters(PatchDiscriminator(1))
+    assert feature_head == (24 + 1) * 128 + (128 * 9 + 1) * 128 + 128 + 1
     assert count_parameters(Generator().requires_grad_(False)) == 0
 
 
@@ -40,6 +44,12 @@ def test_no_parameter_of_the_generator_is_dead(settings):
 def test_no_parameter_of_a_discriminator_is_dead(channels, sigmoid):
     torch.manual_seed(0)
     assert dead_parameters(PatchDiscriminator(channels, sigmoid=sigmoid), images(2, channels, 32, 32)) == 0
+
+
+def test_no_parameter_of_a_discriminator_with_features_is_dead():
+    torch.manual_seed(0)
+    discriminator = PatchDiscriminator(1, features=24)
+    assert dead_parameters(discriminator, images(2, 1, 32, 32), images(2, 24, 8, 8)) == 0
 
 
 def test_without_skips_the_seeds_parameters_are_dead():
@@ -116,8 +126,9 @@ def test_the_slope_is_used_everywhere():
         activations.append(generator._act(torch.tensor(-1.0)).item())
     assert activations == pytest.approx([-0.5, -0.01])
     assert not torch.allclose(steep(photo), flat(photo))
-    leaky = [layer for layer in PatchDiscriminator(3, slope=0.01).layers if isinstance(layer, nn.LeakyReLU)]
-    assert len(leaky) == 6 and all(layer.negative_slope == 0.01 for layer in leaky)
+    discriminator = PatchDiscriminator(3, slope=0.01, features=24)
+    leaky = [layer for layer in discriminator.modules() if isinstance(layer, nn.LeakyReLU)]
+    assert len(leaky) == 6 + 2 and all(layer.negative_slope == 0.01 for layer in leaky)
 
 
 def test_scores_are_patches_and_only_the_seeds_are_bounded():
@@ -130,14 +141,27 @@ def test_scores_are_patches_and_only_the_seeds_are_bounded():
     assert 0 < scores.min() and scores.max() < 1
 
 
+@pytest.mark.parametrize("size", [(32, 32), (40, 64), (33, 47), (101, 96), (4, 5)])
+def test_the_scores_of_the_features_follow_those_of_the_image(size):
+    x, features = images(2, 1, *size), images(2, 24, *(side // 4 for side in size))
+    discriminator = PatchDiscriminator(1, features=24).requires_grad_(False).eval()
+    scores, count = discriminator(x, features), math.prod(-(-side // 8) for side in size)
+    assert scores.shape == (2, count + math.prod(-(-(side // 4) // 2) for side in size))
+    other_image, other_features = discriminator(-x, features), discriminator(x, -features)
+    assert torch.equal(scores[:, :count], other_features[:, :count])
+    assert torch.equal(scores[:, count:], other_image[:, count:])
+    assert not (scores == other_image)[:, :count].any() and not (scores == other_features)[:, count:].any()
+
+
 def test_every_convolution_of_a_discriminator_has_spectral_norm_one():
-    discriminator = PatchDiscriminator(3).requires_grad_(False)
+    discriminator = PatchDiscriminator(3, features=24).requires_grad_(False)
     for _ in range(40):  # the power iteration goes on in every forward pass of training
-        discriminator(images(1, 3, 16, 16))
+        discriminator(images(1, 3, 16, 16), images(1, 24, 4, 4))
     discriminator.eval()
-    convolutions = [layer for layer in discriminator.layers if isinstance(layer, nn.Conv2d)]
+    layers = (*discriminator.layers, *discriminator.feature_layers)
+    convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
     norms = [torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() for layer in convolutions]
-    assert len(norms) == 7 and norms == pytest.approx([1.0] * 7, abs=0.1)
+    assert len(norms) == 7 + 3 and norms == pytest.approx([1.0] * 10, abs=0.1)
 
 
 def test_a_saved_generator_comes_back_to_the_bit(tmp_path):

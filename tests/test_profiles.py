@@ -53,7 +53,7 @@ def test_keys_and_types_of_every_profile(name):
 def test_every_ablation_of_every_profile(name):
     profile = load(name)
     rows = ablations(profile)
-    assert set(rows) == {"full", "sweep", "without", "cost", "seed"}
+    assert set(rows) == {"full", "sweep", "without", "added", "cost", "seed", "again"}
     titles = [title for group in rows.values() for title in group]
     assert len(titles) == len(set(titles))
     assert all(row.train_steps == profile.ablation_steps for group in rows.values() for row in group.values())
@@ -72,7 +72,14 @@ def test_what_each_ablation_changes():
         assert getattr(row, key) == pytest.approx(4 * getattr(base, key)) and key in title
     without = [changes(row, base) for row in rows["without"].values()]
     assert without == [{key: 0.0} for key in LOSSES]
+    added = [changes(row, base) for row in rows["added"].values()]
+    equal_rates = {"discriminator_rate": base.generator_rate}
+    assert added == [{"color_grade": False}, {"texture_features": False}, pytest.approx(equal_rates)]
     seed = rows["seed"].pop("seed")
+    assert (seed.color, seed.texture_features, seed.discriminator_rate) == (0, False, seed.generator_rate)
+    again = [row.replace(seed=base.seed) for row in rows["again"].values()]
+    assert all(row.seed != base.seed for row in rows["again"].values())
+    assert again == [base, rows["without"]["without landmark"], seed]
     defects = {"skips": False, "color_shift": "pixel", "sigmoid": True, "tanh": True, "slope": 0.01, "output_eps": 0.1}
     assert defects.items() <= changes(seed, base).items()
     all_repairs = changes(rows["seed"].pop("seed + all repairs"), seed)
@@ -87,6 +94,12 @@ def test_smoke_is_quick_and_quick_is_smaller_than_paper():
         assert getattr(smoke, key) < getattr(quick, key) < getattr(paper, key)
     assert (paper.size, paper.batch, paper.pretrain_steps, paper.train_steps) == (128, 16, 50_000, 30_000)
     assert paper.generator_rate == 2e-4 and paper.perceptual == "vgg19"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_discriminators_learn_at_twice_the_generators_rate(name):
+    profile = load(name)
+    assert profile.discriminator_rate == pytest.approx(2 * profile.generator_rate)
 
 
 # --- bad input ---------------------------------------------------------------------------------------------------
@@ -158,7 +171,12 @@ def test_broken_files_are_refused(folder):
 
 @pytest.mark.parametrize(
     "row, message",
-    [("contnt: x4", "Did you mean `content`"), ("superpixels: xyz", "superpixels"), ("content: y4", "content")],
+    [
+        ("contnt: x4", "Did you mean `content`"),
+        ("superpixels: xyz", "superpixels"),
+        ("content: y4", "content"),
+        ("generator_rate: x4", "generator_rate"),
+    ],
 )
 def test_wrong_ablations_are_refused(folder, row, message):
     (folder / "ablations.yaml").write_text(f"sweep:\n  more: {{{row}}}\n")
@@ -213,9 +231,9 @@ def test_keys_are_stable_and_ignore_what_changes_no_result():
     base = Profile(name="a")
     assert base.key() == Profile(name="b").key() and len(base.key()) == 8
     assert base.key((), "hash") != base.key() != base.replace(seed=1).key()
-    same = base.replace(styles=["x"], log_every=7, checkpoint_every=9, ablation_steps=3)
+    same = base.replace(styles=["x"], shown="y", log_every=7, checkpoint_every=9, ablation_steps=3)
     assert base.key(NOT_IN_KEY) == same.key(NOT_IN_KEY)
-    for change in ({"train_steps": 7}, {"content": 0.5}, {"ema": 0.5}, {"skips": False}, {"faces": ["x"]}):
+    for change in ({"train_steps": 7}, {"content": 0.5}, {"ema": 0.5}, {"color_grade": False}, {"faces": ["x"]}):
         assert base.key(NOT_IN_KEY) != base.replace(**change).key(NOT_IN_KEY)
 
 

@@ -158,6 +158,54 @@ def test_the_perceptual_losses_look_at_every_nth_image(monkeypatch, faces_tensor
     assert second["color"] == whole["color"] and second["landmark"] == whole["landmark"]
 
 
+# --- the colour term and the features that the texture discriminator sees ------------------------------------------
+
+
+@pytest.fixture
+def one_step(faces_tensor, monkeypatch):
+    """A function that makes one step from two faces: the step, what went through `early`, and the losses."""
+
+    def run(side=32, **changes):
+        step, seen = steps.TrainStep(TINY.replace(size=side, **changes), steps.make_accelerator(TINY)), []
+        of = step.perceptual.early
+
+        def early(images):
+            seen.append(images)
+            if images.requires_grad:
+                images.retain_grad()
+            return of(images)
+
+        monkeypatch.setattr(step.perceptual, "early", early)
+        photo = nn.functional.interpolate(faces_tensor, side, mode="area").contiguous(memory_format=torch.channels_last)
+        expected = losses.color(step.generator(photo).detach(), photo, step.profile.color_grade)
+        values = step(photo, photo.flip(-1), torch.tensor([0.5, 0.3, 0.2]).view(1, 3, 1, 1))
+        assert values["color"].item() == pytest.approx(expected.item(), rel=1e-5)
+        return step, seen, values
+
+    return run
+
+
+@pytest.mark.parametrize("side", [32, 45])
+def test_the_generator_learns_through_frozen_features_of_the_grey_image(one_step, side):
+    silent_losses = dict.fromkeys(("content", "color", "structure", "surface", "total_variation", "landmark"), 0.0)
+    step, (fake, real), _ = one_step(side, **silent_losses)
+    assert fake.grad.isfinite().all() and fake.grad.abs().max() > 0 and not real.requires_grad
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in step.d_texture.parameters())
+    for images in (fake, real):
+        assert images.shape[1] == 3 and torch.equal(images[:, :1].expand_as(images), images)
+    assert all(p.grad is None for p in step.perceptual.parameters())
+
+
+def test_without_features_the_texture_discriminator_sees_the_image_alone(one_step):
+    step, seen, values = one_step(texture_features=False)
+    assert not seen and step.d_texture.feature_layers is None and values["d_texture"].isfinite()
+
+
+def test_the_colour_term_is_graded_unless_the_profile_says_otherwise(one_step):
+    held, graded = (one_step(color_grade=grade)[2]["color"].item() for grade in (False, True))
+    assert graded < held
+
+
 # --- CUDA graphs -------------------------------------------------------------------------------------------------
 
 

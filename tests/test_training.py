@@ -175,7 +175,7 @@ def test_a_checkpoint_holds_everything_and_nothing_that_runs_code(tmp_path, monk
     assert {"generator", "d_surface", "d_texture", "ema", "g_optimizer", "d_optimizer", "step", "seconds"} <= set(state)
     assert state["step"] == 6
     assert all(entry["step"] == 6 for entry in state["g_optimizer"]["state"].values())
-    assert len(state["d_optimizer"]["state"]) == 2 * 14  # weight and bias of seven convolutions, twice
+    assert len(state["d_optimizer"]["state"]) == 2 * (7 + 7 + 3)  # weight and bias: both, and the head on features
     assert any(not torch.equal(state["generator"][k], state["ema"][k]) for k in state["generator"])
 
 
