@@ -14,7 +14,11 @@ from torch import Tensor
 
 from .representations import box_mean
 
-HOLD, RIDGE = 0.15, 0.02  # of the colour term: price of a grade, and its pull to the identity
+# Of the colour term: the price of a grade's change of luma and of chroma, for the skin of dark faces turns grey before
+# that of light ones turns pale; and the pull of the grade to the identity.
+HOLD_LUMA, HOLD_CHROMA, RIDGE = 0.2, 0.6, 0.02
+EDGE = 0.08  # step of luma, of 2, at which a photo's edge takes most of the weight of the total variation away
+NEIGHBOURS = ((0, 1), (2, 1), (1, 0), (1, 2))  # above, below, left and right in an image padded by 1
 # RGB to luma and chroma of ITU-R BT.601; the rows are Y, U (blue - luma) and V (red - luma).
 RGB_TO_YUV = ((0.299, 0.587, 0.114), (-0.169, -0.331, 0.5), (0.5, -0.419, -0.081))
 
@@ -46,7 +50,7 @@ def color(output: Tensor, photo: Tensor, grade: bool = True) -> Tensor:
     light skin bleaches and dark skin darkens. Held to the photo's own colours, though, no palette can come in. So the
     photo is graded first: by the affine map of colours that comes nearest to the output, one for each image (least
     squares over a 16 x 16 grid, drawn to the identity by RIDGE). A style may change the light and the palette of a
-    whole picture; what no grade explains, a patch or a halo, costs its full size, and the grade itself HOLD of its own.
+    whole picture; what no grade explains, a patch or a halo, costs its full size at least, and the grade little.
 
     Chroma is compared in small windows, where patches and fringes would hide, and luma on the grid, which leaves
     contours free. With grade=False the photo stays as it is.
@@ -56,14 +60,15 @@ def color(output: Tensor, photo: Tensor, grade: bool = True) -> Tensor:
     window, cell = max(1, round(output.shape[-1] / 128)), max(1, min(output.shape[2:]) // 16)
     fine = [matrix @ box_mean(images, window).flatten(2) for images in (output, photo)]  # (B, 3, H * W)
     coarse = [matrix @ F.avg_pool2d(images, cell).flatten(2) for images in (output, photo)]  # (B, 3, about 256)
-    held = (coarse[0] - coarse[1]).abs().mean()
     graded = [fine[1], coarse[1]]
     if grade:
         linear, offset = _grade(coarse[0].detach(), coarse[1])
         graded = [linear @ colors + offset for colors in graded]
-    chroma, luma = (fine[0] - graded[0])[:, 1:], (coarse[0] - graded[1])[:, :1]
-    residual = (2 * chroma.abs().mean() + luma.abs().mean()) / 3
-    return residual + HOLD * held if grade else residual
+    chroma, luma = (fine[0] - graded[0])[:, 1:].abs().mean(), (coarse[0] - graded[1])[:, 0].abs().mean()
+    if grade:
+        moved = (coarse[0] - coarse[1]).abs()
+        luma, chroma = luma + HOLD_LUMA * moved[:, 0].mean(), chroma + HOLD_CHROMA * moved[:, 1:].mean()
+    return (2 * chroma + luma) / 3
 
 
 def _grade(output: Tensor, photo: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,12 +93,35 @@ def structure(output_features: Tensor, structure_features: Tensor) -> Tensor:
     return relative_l1(output_features, structure_features)
 
 
-def total_variation(images: Tensor) -> Tensor:
-    """Mean squared difference of vertical and of horizontal neighbours (White-box eq. 7), (B, C, H, W) -> scalar."""
+def total_variation(images: Tensor, photo: Tensor | None = None) -> Tensor:
+    """Mean squared difference of vertical and of horizontal neighbours (White-box eq. 7), (B, C, H, W) -> scalar.
+
+    With the photo, (B, 3, H, W), differences are absolute and count where that is smooth, fading within a pixel of its
+    edges: contours may grow on edges that are there, while strokes across a cheek and ripples cost, and regions become
+    flat, for absolute differences, unlike squared ones, leave no slope cheaper than one step. Not in the paper, whose
+    loss cannot tell a contour from noise and is all but zero at its weight.
+    """
     images = images.float()
-    vertical = (images[..., 1:, :] - images[..., :-1, :]).square().mean()
-    horizontal = (images[..., :, 1:] - images[..., :, :-1]).square().mean()
-    return vertical + horizontal
+    vertical, horizontal = images.diff(dim=-2), images.diff(dim=-1)
+    if photo is None:
+        return vertical.square().mean() + horizontal.square().mean()
+    smooth = _smoothness(photo)
+    return (smooth[..., 1:, :] * _absolute(vertical)).mean() + (smooth[..., :, 1:] * _absolute(horizontal)).mean()
+
+
+def _absolute(x: Tensor) -> Tensor:
+    """|x|, rounded off near 0, where its derivative jumps and a step would overshoot."""
+    return (x.square() + 1e-4).sqrt() - 1e-2
+
+
+@torch.no_grad()
+def _smoothness(photo: Tensor) -> Tensor:
+    """1 where a photo is flat, falling to 0 at its edges: (B, 3, H, W) -> (B, 1, H, W)."""
+    luma = photo.float().mean(dim=1, keepdim=True)
+    padded = F.pad(luma, (1, 1, 1, 1), mode="replicate")
+    steps = [(padded[..., a : a + luma.shape[-2], b : b + luma.shape[-1]] - luma).abs() for a, b in NEIGHBOURS]
+    edges = F.max_pool2d(torch.stack(steps).amax(dim=0), 3, stride=1, padding=1)
+    return torch.exp(-edges / EDGE)
 
 
 def landmark(output_points: Tensor, photo_points: Tensor, face_width: float) -> Tensor:

@@ -5,6 +5,7 @@ Intervals are 95 % percentile bootstraps over images, 500 draws, seeded. The dra
 value: a sample with repetitions has fewer different images, which raises the Frechet distance far above the value.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import data, losses
+from . import data, landmarks, losses, sources
 from .paths import InputError
 
 DRAWS = 500
@@ -131,6 +132,41 @@ def landmark_errors(points: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """
     width = np.linalg.norm(reference[:, 36] - reference[:, 45], axis=-1)
     return np.linalg.norm(points - reference, axis=-1).mean(axis=1) / width
+
+
+# Eye corners, base of the nose and corners of the mouth: among the London Set's 189 points, and among 68.
+HAND_MADE_OF_189, HAND_MADE_OF_68 = (18, 22, 23, 27, 55, 87, 93), (36, 39, 42, 45, 33, 48, 54)
+
+
+def hand_made_points(size: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """The aligned faces of the London Set and seven points set by hand on each; None when the set is not at hand.
+
+    uint8 (N, size, size, 3) and (N, 7, 2) in units of the side; faces without points of their own are left out.
+    """
+    source = sources.find("london")
+    if not (source.path / "points189.json").is_file():
+        return None
+    by_name = json.loads((source.path / "points189.json").read_text())
+    files = [path for path in sources.listing(source) if path.stem in by_name]
+    pictures = [np.array(sources.decode(path.read_bytes())) for path in files]
+    aligned, truth = [], []
+    for path, picture, faces in zip(files, pictures, landmarks.detect_faces(pictures), strict=True):
+        image, points = landmarks.align(picture, faces[0].points, size)
+        ones = np.ones((len(points), 1))
+        transform = np.linalg.lstsq(np.hstack([faces[0].points, ones]), points, rcond=None)[0]  # exact: a similarity
+        seven = np.array(by_name[path.stem])[list(HAND_MADE_OF_189)] + 0.5  # theirs count from a pixel's centre
+        aligned.append(image)
+        truth.append(np.hstack([seven, np.ones((len(seven), 1))]) @ transform)
+    return np.stack(aligned), np.stack(truth)
+
+
+def hand_made_errors(points: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Mean distance of seven points from those set by hand, in units of the distance between the outer eye corners.
+
+    (N, 7, 2) each, in the order of HAND_MADE_OF_68 -> (N,).
+    """
+    width = np.linalg.norm(truth[:, 0] - truth[:, 3], axis=-1)
+    return np.linalg.norm(points - truth, axis=-1).mean(axis=1) / width
 
 
 @torch.no_grad()

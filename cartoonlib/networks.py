@@ -3,6 +3,8 @@
 Notation of the figures: k3n64s2 is a 3x3 convolution with 64 output channels and stride 2.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,9 +13,11 @@ from torch.nn.utils.parametrizations import spectral_norm
 from .representations import guided_filter
 
 
-def _convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, slope: float = 0.2) -> nn.Conv2d:
+def _convolution(
+    inputs: int, outputs: int, kernel: int = 3, stride: int = 1, slope: float = 0.2, padding: str = "zeros"
+) -> nn.Conv2d:
     """A convolution that keeps the variance through a LeakyReLU (He et al. 2015), as there is no normalisation."""
-    layer = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2)
+    layer = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, padding_mode=padding)
     nn.init.kaiming_normal_(layer.weight, a=slope)
     nn.init.zeros_(layer.bias)
     return layer
@@ -22,10 +26,10 @@ def _convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, sl
 class ResidualBlock(nn.Module):
     """x + conv(LeakyReLU(conv(x))), both k3 with the same number of channels."""
 
-    def __init__(self, channels: int, slope: float):
+    def __init__(self, channels: int, slope: float, padding: str):
         super().__init__()
-        self.conv1 = _convolution(channels, channels, slope=slope)
-        self.conv2 = _convolution(channels, channels, slope=slope)
+        self.conv1 = _convolution(channels, channels, slope=slope, padding=padding)
+        self.conv2 = _convolution(channels, channels, slope=slope, padding=padding)
         nn.init.normal_(self.conv2.weight, std=1e-3)  # four blocks start near the identity and do not add up
         self.slope = slope
 
@@ -47,25 +51,32 @@ class Generator(nn.Module):
         skips: False rebuilds the seed's defect: the skips and the second convolutions of both up-sampling blocks
             exist, but nothing flows through them, so 46,176 parameters are dead.
         filter_eps: eps of the guided filter on [-1, 1] images. White-box 1e-2, seed 1e-1.
+        padding: of the convolutions. `replicate` continues the image; White-box's and the seed's `zeros` tell where the
+            border is, and faint lines grow along it.
     """
 
     MULTIPLE = 4  # two halvings
 
-    def __init__(self, slope: float = 0.2, tanh: bool = False, skips: bool = True, filter_eps: float = 1e-2):
+    def __init__(
+        self, slope: float = 0.2, tanh: bool = False, skips: bool = True, filter_eps: float = 1e-2,
+        padding: str = "replicate",
+    ):  # fmt: skip
         super().__init__()
-        self.slope, self.tanh, self.skips, self.filter_eps = slope, tanh, skips, filter_eps
-        self.head = _convolution(3, 32, kernel=7, slope=slope)  # (B, 32, H, W)
-        self.down1 = nn.ModuleList([_convolution(32, 32, stride=2, slope=slope), _convolution(32, 64, slope=slope)])
-        self.down2 = nn.ModuleList([_convolution(64, 64, stride=2, slope=slope), _convolution(64, 128, slope=slope)])
-        self.blocks = nn.Sequential(*(ResidualBlock(128, slope) for _ in range(4)))  # (B, 128, H/4, W/4)
-        self.up1 = nn.ModuleList([_convolution(128, 64, slope=slope), _convolution(64, 64, slope=slope)])
-        self.up2 = nn.ModuleList([_convolution(64, 32, slope=slope), _convolution(32, 32, slope=slope)])
-        self.tail = _convolution(32, 3, kernel=7, slope=1.0)
+        self.slope, self.tanh, self.skips, self.filter_eps, self.padding = slope, tanh, skips, filter_eps, padding
+        conv = partial(_convolution, slope=slope, padding=padding)
+        self.head = conv(3, 32, kernel=7)  # (B, 32, H, W)
+        self.down1 = nn.ModuleList([conv(32, 32, stride=2), conv(32, 64)])
+        self.down2 = nn.ModuleList([conv(64, 64, stride=2), conv(64, 128)])
+        self.blocks = nn.Sequential(*(ResidualBlock(128, slope, padding) for _ in range(4)))  # (B, 128, H/4, W/4)
+        self.up1 = nn.ModuleList([conv(128, 64), conv(64, 64)])
+        self.up2 = nn.ModuleList([conv(64, 32), conv(32, 32)])
+        self.tail = conv(32, 3, kernel=7, slope=1.0)
         nn.init.normal_(self.tail.weight, std=1e-2)
 
     def settings(self) -> dict:
         """The arguments that build this architecture."""
-        return {"slope": self.slope, "tanh": self.tanh, "skips": self.skips, "filter_eps": self.filter_eps}
+        names = ("slope", "tanh", "skips", "filter_eps", "padding")
+        return {name: getattr(self, name) for name in names}
 
     def _act(self, x: Tensor) -> Tensor:
         return F.leaky_relu(x, self.slope)
@@ -104,7 +115,7 @@ class PatchDiscriminator(nn.Module):
         sigmoid: end in a sigmoid as the seed does; under least squares its gradient vanishes at both ends.
         features: channels of frozen features at 1/4 of the size that it sees beside the image, (B, F, H/4, W/4). A
             second head judges them (Sauer et al. 2021, "Projected GANs Converge Faster"), and the scores of both come
-            back as (B, 2 H/8 W/8). What a pretrained network sees, strokes and shading, is learned within hundreds of
+            back as (B, about 2 H/8 W/8). What a pretrained network sees, strokes and shading, is learned within hundreds of
             steps, and stripes that deceive an untrained discriminator do not deceive it. Not in the paper.
     """
 
@@ -130,6 +141,7 @@ class PatchDiscriminator(nn.Module):
                 spectral_norm(_convolution(128, 128, stride=2, slope=slope)),
                 nn.LeakyReLU(slope),
                 spectral_norm(_convolution(128, 1, kernel=1, slope=1.0)),
+                *([nn.Sigmoid()] if sigmoid else []),
             )
 
     def forward(self, x: Tensor, features: Tensor | None = None) -> Tensor:

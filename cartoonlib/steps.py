@@ -232,7 +232,7 @@ class TrainStep:
             }
         terms |= self._perceptual_terms(photo, output, autocast)
         terms["color"] = losses.color(output, photo, p.color_grade)
-        terms["total_variation"] = losses.total_variation(output)
+        terms["total_variation"] = losses.total_variation(output, photo if p.edge_aware else None)
         with record_function("landmarks"):
             with torch.no_grad():
                 photo_points = self.points(photo)
