@@ -28,10 +28,12 @@ def test_color_by_hand():
     photo = torch.zeros(1, 3, 32, 32)
     red = photo + torch.tensor([0.5, 0, 0]).view(1, 3, 1, 1)  # Y .299, U -.169, V .5 of it
     brighter = photo + 0.5  # chroma is the same, so only luma counts
-    grade = losses.HOLD + losses.RIDGE / (1 + losses.RIDGE)  # its own price, and what the ridge leaves of it
-    for output, size in ((red, 0.5 * (0.299 + 0.169 + 0.5) / 3), (brighter, 0.5 / 3)):
-        assert scalar(losses.color(output, photo, grade=False)) == pytest.approx(size, abs=1e-6)
-        assert scalar(losses.color(output, photo)) == pytest.approx(grade * size, abs=1e-6)
+    left = losses.RIDGE / (1 + losses.RIDGE)  # what the ridge leaves of a grade; the rest is its own price
+    prices = left + losses.HOLD_LUMA, left + losses.HOLD_CHROMA
+    for output, luma, chroma in ((red, 0.5 * 0.299 / 3, 0.5 * (0.169 + 0.5) / 3), (brighter, 0.5 / 3, 0)):
+        assert scalar(losses.color(output, photo, grade=False)) == pytest.approx(luma + chroma, abs=1e-6)
+        graded = prices[0] * luma + prices[1] * chroma
+        assert scalar(losses.color(output, photo)) == pytest.approx(graded, abs=1e-6)
 
 
 @pytest.mark.parametrize("grade", [True, False])
@@ -62,7 +64,7 @@ def test_a_recoloured_picture_is_cheap_and_a_patch_of_that_size_is_not(faces_ten
     patch[..., 32:64, 32:64] = torch.tensor([0.4, -0.1, -0.1]).view(3, 1, 1)  # on a sixteenth of the picture
     patch = faces_tensor + patch * cost(output, grade=False) / cost(faces_tensor + patch, grade=False)
     assert cost(patch, grade=False) == pytest.approx(cost(output, grade=False), rel=1e-3)
-    assert losses.HOLD < cost(output) / cost(output, grade=False) < losses.HOLD + 0.1
+    assert losses.HOLD_LUMA < cost(output) / cost(output, grade=False) < losses.HOLD_CHROMA + 0.1
     assert cost(patch) > cost(patch, grade=False)
 
 
@@ -127,13 +129,15 @@ def _terms(name, output, photo, lite0, onet, d_surface, d_texture):
         "color without a grade": lambda: losses.color(output, photo, grade=False),
         "structure": lambda: losses.structure(lite0(output), lite0(representations.structure(output, segments=40))),
         "total_variation": lambda: losses.total_variation(output),
+        "total variation beside edges": lambda: losses.total_variation(output, photo),
         "landmark": lambda: losses.landmark(onet(output), onet(photo), landmarks.FACE_WIDTH),
         "surface": lambda: losses.adversarial_generator(d_surface(representations.surface(output))),
         "texture": lambda: losses.adversarial_generator(d_texture(representations.texture(output, weights))),
     }[name]()
 
 
-NAMES = ["content", "color", "color without a grade", "structure", "total_variation", "landmark", "surface", "texture"]
+NAMES = ["content", "color", "color without a grade", "structure", "total_variation", "landmark", "surface", "texture",
+         "total variation beside edges"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -213,6 +217,27 @@ def test_content_and_structure_are_independent_of_size_and_magnitude_of_features
 def test_content_of_a_real_network_hardly_depends_on_the_resolution(smooth, lite0):
     small, large = (losses.content(lite0(a), lite0(b)).item() for a, b in smooth)
     assert large == pytest.approx(small, rel=0.5)
+
+
+def test_total_variation_spares_the_edges_of_the_photo(faces_tensor):
+    photo = torch.zeros(1, 3, 32, 32)
+    photo[..., 16:] = 1
+    contour, stroke = photo.clone(), photo.clone()
+    contour[..., 15:17], stroke[..., 6:8] = -1, -1
+    assert scalar(losses.total_variation(photo, photo)) < 1e-4
+    assert scalar(losses.total_variation(contour, photo)) < 1e-4 < 0.05 < scalar(losses.total_variation(stroke, photo))
+    output = faces_tensor.clone().requires_grad_()
+    losses.total_variation(output, torch.zeros_like(output)).backward()  # nowhere an edge: every pixel is held
+    assert output.grad.isfinite().all() and output.grad.ne(0).any(dim=1).float().mean() > 0.9
+
+
+def test_absolute_differences_prefer_one_step_to_a_slope():
+    flat = torch.zeros(1, 3, 16, 32)
+    slope = flat + torch.linspace(-1, 1, 32)
+    step = flat + torch.where(torch.arange(32) < 16, -1.0, 1.0)
+    squared = [scalar(losses.total_variation(image)) for image in (slope, step)]
+    absolute = [scalar(losses.total_variation(image, flat)) for image in (slope, step)]
+    assert squared[0] < squared[1] / 10 and absolute[0] == pytest.approx(absolute[1], rel=0.25)
 
 
 def test_total_variation_is_per_pixel(smooth):

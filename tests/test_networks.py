@@ -105,13 +105,14 @@ def test_linear_output_can_leave_the_range_and_tanh_cannot():
     assert bounded.unfiltered(photo).abs().max() <= 1
 
 
-def test_the_defaults_are_whiteboxes():
-    assert Generator().settings() == {"slope": 0.2, "tanh": False, "skips": True, "filter_eps": 0.01}
+def test_the_defaults_are_whiteboxes_but_for_the_padding():
+    settings = {"slope": 0.2, "tanh": False, "skips": True, "filter_eps": 0.01, "padding": "replicate"}
+    assert Generator().settings() == settings
     assert PatchDiscriminator(3).layers[1].negative_slope == 0.2
 
 
 def test_blocks_start_near_the_identity():
-    block = ResidualBlock(128, slope=0.2)
+    block = ResidualBlock(128, slope=0.2, padding="zeros")
     x = images(1, 128, 8, 8)
     assert 0 < (block(x) - x).std() < 0.1 * x.std()
 

@@ -74,9 +74,11 @@ def test_what_each_ablation_changes():
     assert without == [{key: 0.0} for key in LOSSES]
     added = [changes(row, base) for row in rows["added"].values()]
     equal_rates = {"discriminator_rate": base.generator_rate}
-    assert added == [{"color_grade": False}, {"texture_features": False}, pytest.approx(equal_rates)]
+    squared = {"edge_aware": False, "total_variation": 0.5}
+    assert added == [{"color_grade": False}, {"texture_features": False}, squared, pytest.approx(equal_rates)]
     seed = rows["seed"].pop("seed")
-    assert (seed.color, seed.texture_features, seed.discriminator_rate) == (0, False, seed.generator_rate)
+    assert (seed.color, seed.texture_features, seed.edge_aware) == (0, False, False)
+    assert seed.discriminator_rate == seed.generator_rate
     again = [row.replace(seed=base.seed) for row in rows["again"].values()]
     assert all(row.seed != base.seed for row in rows["again"].values())
     assert again == [base, rows["without"]["without landmark"], seed]

@@ -1,5 +1,7 @@
 """The command around the notebooks: what it says when something is wrong, and that the README tells the truth."""
 
+import dataclasses
+import hashlib
 import json
 import subprocess
 import sys
@@ -7,10 +9,11 @@ import sys
 import nbformat
 import numpy as np
 import pytest
+from conftest import TINY
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
 
-from cartoonlib import bench, figures, paths, report
+from cartoonlib import bench, data, figures, metrics, networks, paths, report, training
 from cartoonlib.paths import InputError
 
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
@@ -46,6 +49,41 @@ def test_own_folders_are_named_by_their_last_part_and_must_hold_enough(tmp_path,
 def test_a_set_of_the_other_kind_is_refused():
     with pytest.raises(InputError, match="toon_head is a set of cartoons, not of faces"):
         report.Report("smoke", {"faces": ["toon_head"]}).faces()
+
+
+def test_figures_show_public_domain_first_and_no_face_that_was_trained_on(face_set, monkeypatch):
+    manifest = [entry | {"licence": "public domain" if i == 5 else "MIT"} for i, entry in enumerate(face_set.manifest)]
+    faces = dataclasses.replace(face_set, manifest=manifest)
+    monkeypatch.setattr(report.Report, "_prepare", lambda self, source, limit, kind: faces)
+    held_out = data.center_crop(faces.images[[5, 4]], TINY.size)
+    assert (report.Report(TINY).shown() == held_out).all()
+    assert len(report.Report(TINY.replace(shown="embedded_faces")).shown()) == len(faces.images)
+    with pytest.raises(InputError, match="not trained on"):
+        report.Report(TINY.replace(shown="embedded_faces", faces=("embedded_faces",))).shown()
+
+
+@pytest.mark.parametrize("shown, folder", [("", "figures"), ("embedded_faces", "figures/private")])
+def test_pictures_of_sets_that_are_not_shown_stay_out_of_the_notebook(shown, folder, tmp_path, monkeypatch, face_photos):
+    monkeypatch.setattr(paths, "RESULTS", tmp_path)
+    displayed = []
+    monkeypatch.setattr("IPython.display.display", displayed.append)
+    report.Report(TINY.replace(shown=shown)).figure("faces", figures.contact_sheet(face_photos), of_the_sets=True)
+    assert (tmp_path / "tiny" / folder / "faces.png").is_file() and len(displayed) == (shown == "")
+
+
+def test_a_published_generator_draws_what_the_run_does_and_has_a_card(
+    tmp_path, monkeypatch, face_set, cartoon_set, face_photos
+):
+    monkeypatch.setattr(paths, "RESULTS", tmp_path)
+    run = training.train(TINY, tmp_path / "tiny" / "runs", face_set, cartoon_set, "drawn", progress=lambda line: None)
+    row = dict.fromkeys(("style", "variant", "group", "features", "code"), "drawn") | {"steps": 8, "seed": 0, "n": 2}
+    rows = [row | {"metric": metric, "value": 1.0, "low": 0.5, "high": 2.0} for metric in report.README_METRICS]
+    path = report.Report(TINY).publish("drawn", run, rows, cartoon_set, face_set)
+    published = training.load_generator(path)
+    difference = metrics.generate(published, face_photos).astype(int) - metrics.generate(run.generator(), face_photos)
+    assert abs(difference).max() <= 2 and path.stat().st_size < 2.1 * networks.count_parameters(networks.Generator())
+    card = path.with_suffix(".md").read_text()
+    assert hashlib.sha256(path.read_bytes()).hexdigest() in card and "public domain" in card and "8 of training" in card
 
 
 def test_an_unknown_profile_ends_with_one_sentence():

@@ -9,7 +9,7 @@ import torch
 from conftest import TINY, silent
 from safetensors import safe_open
 
-from cartoonlib import data, losses, steps, training
+from cartoonlib import data, losses, metrics, steps, training
 from cartoonlib.networks import Generator, count_parameters
 from cartoonlib.paths import InputError
 from cartoonlib.steps import pick_dtype
@@ -204,10 +204,19 @@ def test_a_folder_without_a_finished_run_says_so(tmp_path):
 # --- what comes out ----------------------------------------------------------------------------------------------
 
 
+def test_the_faces_that_are_watched_can_be_others(tmp_path, face_set, cartoon_set):
+    watched = face_set.images[:3, :32, :32]
+    run = train(TINY, tmp_path, face_set, cartoon_set, "drawn", progress=silent, watched=watched)
+    assert [len(images) for images in run.samples().values()] == [3] * len(run.samples())
+    first = metrics.generate(pretrain(TINY, tmp_path, face_set, silent).generator(), watched)
+    assert abs(run.samples()[0].astype(int) - first).max() <= 1
+
+
 def test_what_a_run_leaves(finished, face_set, cartoon_set):
     folder, run, _ = finished("fp32")
     generator = load_generator(run.folder / "generator.safetensors")
-    assert generator.settings() == {"slope": 0.2, "tanh": False, "skips": True, "filter_eps": 0.01}
+    settings = {"slope": 0.2, "tanh": False, "skips": True, "filter_eps": 0.01, "padding": "replicate"}
+    assert generator.settings() == settings
     assert not generator.training and count_parameters(generator) == 0
     with safe_open(run.folder / "generator.safetensors", framework="pt") as file:
         assert json.loads(file.metadata()["about"])["title"] == "drawn, full method"
