@@ -60,7 +60,7 @@ def pipeline(images: dict[str, np.ndarray], networks: dict[str, int | str]) -> p
     ax.barh(4.655 + 0.15 * np.arange(4), widths, 0.1, 2.4 - widths / 2, color=COLORS["content"])
     _text(ax, 2.4, 3.37, f"Generator\n{networks['generator']:,} parameters", va="center")
     _text(ax, 3.5, 5.02, frozen, va="center")
-    _text(ax, 2.4, 4.28, "local mean colours", 8.5, color=MUTED)
+    _text(ax, 2.4, 4.28, "colours, up to a grade", 8.5, color=MUTED)
     _text(ax, 6.7, 5.51, "differences of neighbouring pixels", 8.5, color=MUTED)
     for color, *corners in arrows:
         _arrow(ax, *corners, color=COLORS[color])

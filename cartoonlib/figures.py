@@ -66,7 +66,7 @@ def _images(images: np.ndarray, name: str, count: int = 1) -> np.ndarray:
 
 def _color(name: str) -> str:
     """The colour of the first entry of COLORS that a name contains, else ink."""
-    name = name.replace(" ", "_").replace("colour", "color")
+    name = name.removesuffix(", seed 1").replace(" ", "_").replace("colour", "color")
     return next((color for key, color in COLORS.items() if key in name), INK)
 
 

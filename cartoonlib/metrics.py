@@ -147,10 +147,12 @@ def hand_made_points(size: int) -> tuple[np.ndarray, np.ndarray] | None:
     if not (source.path / "points189.json").is_file():
         return None
     by_name = json.loads((source.path / "points189.json").read_text())
-    files = [path for path in sources.listing(source) if path.stem in by_name]
-    pictures = [np.array(sources.decode(path.read_bytes())) for path in files]
     aligned, truth = [], []
-    for path, picture, faces in zip(files, pictures, landmarks.detect_faces(pictures), strict=True):
+    for path in sources.listing(source):
+        picture = np.array(sources.decode(path.read_bytes())) if path.stem in by_name else None
+        faces = [] if picture is None else landmarks.detect_faces([picture])[0]
+        if not faces:
+            continue
         image, points = landmarks.align(picture, faces[0].points, size)
         ones = np.ones((len(points), 1))
         transform = np.linalg.lstsq(np.hstack([faces[0].points, ones]), points, rcond=None)[0]  # exact: a similarity

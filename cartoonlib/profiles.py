@@ -22,7 +22,7 @@ LOSSES = ("content", "color", "structure", "surface", "texture", "total_variatio
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """The settings of a run. The defaults are the protocol of the original report with our losses and repairs."""
+    """The settings of a run. The defaults are the original report's protocol with our losses, repairs and rates."""
 
     name: str
 
@@ -174,7 +174,8 @@ def ablations(profile: Profile) -> dict[str, dict[str, Profile]]:
 
     def value(key: str, written: object) -> object:
         factor = re.fullmatch(r"x(\d+\.?\d*)", str(written))
-        return getattr(profile, key) * float(factor[1]) if factor and key in (*LOSSES, "discriminator_rate") else written
+        scaled = factor and key in (*LOSSES, "discriminator_rate")
+        return getattr(profile, key) * float(factor[1]) if scaled else written
 
     groups: dict[str, dict[str, Profile]] = {}
     for group, rows in _read_yaml(paths.PROFILES / "ablations.yaml").items():

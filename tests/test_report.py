@@ -63,7 +63,9 @@ def test_figures_show_public_domain_first_and_no_face_that_was_trained_on(face_s
 
 
 @pytest.mark.parametrize("shown, folder", [("", "figures"), ("embedded_faces", "figures/private")])
-def test_pictures_of_sets_that_are_not_shown_stay_out_of_the_notebook(shown, folder, tmp_path, monkeypatch, face_photos):
+def test_pictures_of_sets_that_are_not_shown_stay_out_of_the_notebook(
+    shown, folder, tmp_path, monkeypatch, face_photos
+):
     monkeypatch.setattr(paths, "RESULTS", tmp_path)
     displayed = []
     monkeypatch.setattr("IPython.display.display", displayed.append)
