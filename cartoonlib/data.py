@@ -45,7 +45,8 @@ NEAR_BITS, NEAR_COLOUR = 4, 6.0  # nearly the same: dHash bits of 64 that differ
 class ImageSet:
     """A prepared set of N images.
 
-    images: uint8 (N, S, S, 3), mapped from the disk.  points: float32 (N, 5, 2) in units of the side, NaN in cartoons.
+    images: uint8 (N, S, S, 3), mapped from the disk.  points: float32 (N, 5, 2) in units of the side, NaN where no
+    detector was asked.
     manifest: per image file, source, licence, sha256 (of the raw file) and split.  rejected: file and reason.
     hash: SHA-256 of images, points and manifest.
     """

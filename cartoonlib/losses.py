@@ -14,10 +14,10 @@ from torch import Tensor
 
 from .representations import box_mean
 
-# Of the colour term: the price of a grade's change of luma and of chroma, for the skin of dark faces turns grey before
-# that of light ones turns pale; and the pull of the grade to the identity.
+# Of the colour term: the price of any change of luma and of chroma, graded or not, the latter higher because a free
+# grade greys dark skin; and the pull of the grade to the identity.
 HOLD_LUMA, HOLD_CHROMA, RIDGE = 0.2, 0.6, 0.02
-EDGE = 0.08  # step of luma, of 2, at which a photo's edge takes most of the weight of the total variation away
+EDGE = 0.08  # step of brightness, of 2, at which a photo's edge takes most of the total variation's weight away
 NEIGHBOURS = ((0, 1), (2, 1), (1, 0), (1, 2))  # above, below, left and right in an image padded by 1
 # RGB to luma and chroma of ITU-R BT.601; the rows are Y, U (blue - luma) and V (red - luma).
 RGB_TO_YUV = ((0.299, 0.587, 0.114), (-0.169, -0.331, 0.5), (0.5, -0.419, -0.081))
@@ -99,7 +99,7 @@ def total_variation(images: Tensor, photo: Tensor | None = None) -> Tensor:
     With the photo, (B, 3, H, W), differences are absolute and count where that is smooth, fading within a pixel of its
     edges: contours may grow on edges that are there, while strokes across a cheek and ripples cost, and regions become
     flat, for absolute differences, unlike squared ones, leave no slope cheaper than one step. Not in the paper, whose
-    loss cannot tell a contour from noise and is all but zero at its weight.
+    loss cannot tell a contour from noise.
     """
     images = images.float()
     vertical, horizontal = images.diff(dim=-2), images.diff(dim=-1)
@@ -117,9 +117,10 @@ def _absolute(x: Tensor) -> Tensor:
 @torch.no_grad()
 def _smoothness(photo: Tensor) -> Tensor:
     """1 where a photo is flat, falling to 0 at its edges: (B, 3, H, W) -> (B, 1, H, W)."""
-    luma = photo.float().mean(dim=1, keepdim=True)
-    padded = F.pad(luma, (1, 1, 1, 1), mode="replicate")
-    steps = [(padded[..., a : a + luma.shape[-2], b : b + luma.shape[-1]] - luma).abs() for a, b in NEIGHBOURS]
+    grey = photo.float().mean(dim=1, keepdim=True)
+    height, width = grey.shape[-2:]
+    padded = F.pad(grey, (1, 1, 1, 1), mode="replicate")
+    steps = [(padded[..., y : y + height, x : x + width] - grey).abs() for y, x in NEIGHBOURS]
     edges = F.max_pool2d(torch.stack(steps).amax(dim=0), 3, stride=1, padding=1)
     return torch.exp(-edges / EDGE)
 

@@ -115,8 +115,7 @@ class PatchDiscriminator(nn.Module):
         sigmoid: end in a sigmoid as the seed does; under least squares its gradient vanishes at both ends.
         features: channels of frozen features at 1/4 of the size that it sees beside the image, (B, F, H/4, W/4). A
             second head judges them (Sauer et al. 2021, "Projected GANs Converge Faster"), and the scores of both come
-            back as (B, about 2 H/8 W/8). What a pretrained network sees, strokes and shading, is learned within hundreds of
-            steps, and stripes that deceive an untrained discriminator do not deceive it. Not in the paper.
+            back as (B, about 2 H/8 W/8): strokes and shading need not be learned from nothing. Not in the paper.
     """
 
     def __init__(self, channels: int, slope: float = 0.2, sigmoid: bool = False, features: int = 0):

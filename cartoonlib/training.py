@@ -30,11 +30,11 @@ from .steps import PretrainStep, TrainStep, make_accelerator
 # The settings on which a pretrained generator depends: rows of the ablation table that agree in these share one.
 PRETRAIN_SETTINGS = (
     "faces", "size", "face_limit", "test_fraction", "augment", "seed", "batch", "pretrain_steps", "generator_rate",
-    "precision", "skips", "tanh", "slope",
+    "precision", "skips", "tanh", "slope", "padding",
 )  # fmt: skip
 # Settings that do not change a run's result, but for rounding.
 NOT_IN_KEY = (
-    "styles", "shown", "log_every", "checkpoint_every", "ablation_steps", "step", "processes", "bench_repeats",
+    "styles", "log_every", "checkpoint_every", "ablation_steps", "step", "processes", "bench_repeats",
 )  # fmt: skip
 
 
@@ -70,7 +70,7 @@ class Run:
         return _read_log(self.folder / "metrics.jsonl")
 
     def samples(self) -> dict[int, np.ndarray]:
-        """Step -> (N, S, S, 3) uint8: the same held-out faces over training time."""
+        """Step -> (N, S, S, 3) uint8: the faces that are watched, over training time."""
         return {int(p.stem): np.load(p) for p in sorted((self.folder / "samples").glob("*.npy"))}
 
 
@@ -87,7 +87,8 @@ def save_generator(generator: Generator, path: Path, **about: str) -> None:
 def load_generator(path: Path) -> Generator:
     """The inverse of save_generator: a Generator in evaluation mode on the CPU. Nothing is unpickled."""
     with safe_open(path, framework="pt") as file:
-        generator = Generator(**json.loads(file.metadata()["about"])["architecture"])
+        architecture = json.loads(file.metadata()["about"])["architecture"]
+        generator = Generator(**{"padding": "zeros"} | architecture)  # older files name no padding: it was zeros
         generator.load_state_dict({key: file.get_tensor(key) for key in file.keys()})
     return generator.eval().requires_grad_(False)
 
