@@ -149,9 +149,27 @@ def committed(name: str) -> dict:
     return json.loads(shown.stdout)
 
 
-def test_the_table_of_the_readme_is_that_of_the_results():
-    rows = committed("quick/metrics.json")["metrics"]
-    assert figures.table_markdown(rows, report.README_METRICS) in (paths.ROOT / "README.md").read_text()
+@pytest.mark.parametrize("profile", ["quick", "reference"])
+def test_the_table_of_the_readme_is_that_of_the_results(profile):
+    rows = committed(f"{profile}/metrics.json")["metrics"]
+    first, last = (marker.format(profile) for marker in report.README_MARKERS)
+    place = (paths.ROOT / "README.md").read_text().split(first)[1].split(last)[0]
+    assert figures.table_markdown(rows, report.README_METRICS) in place
+
+
+def test_what_the_readme_says_of_the_generators_is_what_was_measured():
+    found = {(r["style"], r["variant"], r["metric"]): r for r in committed("reference/metrics.json")["metrics"]}
+    text = (paths.ROOT / "README.md").read_text()
+    for style in ("comic", "anime"):
+        ours, photo = (found[style, variant, "kid_cartoon"]["value"] for variant in ("full method", "untouched photo"))
+        assert f"{ours / photo:.2f} " in text.split("In 1,500 steps")[1].split("(goal: half)")[0]
+        assert f"{100 * found[style, 'full method', 'landmark_error']['value']:.1f} %" in text
+    for key in (("-", "untouched photo"), ("comic", "full method"), ("anime", "full method")):
+        row = found[*key, "hand_made_error"]
+        assert f"{row['value']:.4f} [{row['low']:.4f}, {row['high']:.4f}]" in text
+    for card in sorted((paths.RESULTS / "reference" / "generators").glob("*.md")):
+        weights = card.with_suffix(".safetensors").read_bytes()
+        assert hashlib.sha256(weights).hexdigest() in card.read_text()
 
 
 def test_the_speeds_in_the_readme_are_those_of_the_benchmark():
