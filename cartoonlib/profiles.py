@@ -39,7 +39,7 @@ class Profile:
     # frozen networks
     perceptual: str = "vgg19"  # vgg19 | efficientnet_lite0
     landmarks: str = "onet"  # onet: 5 points | fan: 68 heatmaps
-    perceptual_every: int = 2  # content and structure loss look at every n-th image (as good: notebook 05)
+    perceptual_every: int = 2  # content and structure loss look at every n-th image (hardly worse: notebook 05)
 
     # protocol
     seed: int = 0
@@ -48,7 +48,7 @@ class Profile:
     train_steps: int = 30_000
     ablation_steps: int = 30_000  # of every row of the ablation table, the full method among them
     generator_rate: float = 2.0e-4  # Adam, betas (0.5, 0.99)
-    discriminator_rate: float = 4.0e-4  # twice the generator's: judges that keep up push it further (notebook 05)
+    discriminator_rate: float = 4.0e-4  # twice the generator's, for judges that keep up (notebook 05: group `added`)
     ema: float = 0.999  # decay of the averaged generator, the one that is shown and measured
     precision: str = "auto"  # bf16 | fp32 | auto: bf16 where the hardware multiplies it
     step: str = "auto"  # graph: a CUDA graph | eager: one operation at a time | auto: a graph where it can be had
