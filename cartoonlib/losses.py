@@ -16,8 +16,9 @@ from .representations import box_mean
 
 # Of the colour term: the price of any change of luma and of chroma, graded or not, the latter higher because a free
 # grade greys dark skin; and the pull of the grade to the identity.
-HOLD_LUMA, HOLD_CHROMA, RIDGE = 0.2, 0.6, 0.02
+HOLD_LUMA, HOLD_CHROMA, RIDGE = 0.35, 1.0, 0.02
 EDGE = 0.08  # step of brightness, of 2, at which a photo's edge takes most of the total variation's weight away
+USUAL, DARKEST = 0.6, 0.15  # brightness, of 1, of skin at which a difference has its plain price; and added to each
 NEIGHBOURS = ((0, 1), (2, 1), (1, 0), (1, 2))  # above, below, left and right in an image padded by 1
 # RGB to luma and chroma of ITU-R BT.601; the rows are Y, U (blue - luma) and V (red - luma).
 RGB_TO_YUV = ((0.299, 0.587, 0.114), (-0.169, -0.331, 0.5), (0.5, -0.419, -0.081))
@@ -98,15 +99,19 @@ def total_variation(images: Tensor, photo: Tensor | None = None) -> Tensor:
 
     With the photo, (B, 3, H, W), differences are absolute and count where that is smooth, fading within a pixel of its
     edges: contours may grow on edges that are there, while strokes across a cheek and ripples cost, and regions become
-    flat, for absolute differences, unlike squared ones, leave no slope cheaper than one step. Not in the paper, whose
-    loss cannot tell a contour from noise.
+    flat, for absolute differences, unlike squared ones, leave no slope cheaper than one step. They count the more the
+    darker the photo is there, as the eye sees them (Weber's law): at one price everywhere, drawings with light skin and
+    dark hair teach the generator to draw strands of hair on dark skin. And they are those of luma and chroma, added up:
+    of red, green and blue, a stroke of green alone would be the cheapest to see in grey, and strokes would be magenta.
+    Not in the paper, whose loss cannot tell a contour from noise.
     """
     images = images.float()
-    vertical, horizontal = images.diff(dim=-2), images.diff(dim=-1)
     if photo is None:
-        return vertical.square().mean() + horizontal.square().mean()
-    smooth = _smoothness(photo)
-    return (smooth[..., 1:, :] * _absolute(vertical)).mean() + (smooth[..., :, 1:] * _absolute(horizontal)).mean()
+        return images.diff(dim=-2).square().mean() + images.diff(dim=-1).square().mean()
+    images = (_yuv_matrix(images.device) @ images.flatten(2)).unflatten(2, images.shape[2:])
+    vertical, horizontal = (_absolute(images.diff(dim=dim)).sum(dim=1, keepdim=True) for dim in (-2, -1))
+    price = _price(photo)
+    return (price[..., 1:, :] * vertical).mean() + (price[..., :, 1:] * horizontal).mean()
 
 
 def _absolute(x: Tensor) -> Tensor:
@@ -115,14 +120,18 @@ def _absolute(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _smoothness(photo: Tensor) -> Tensor:
-    """1 where a photo is flat, falling to 0 at its edges: (B, 3, H, W) -> (B, 1, H, W)."""
+def _price(photo: Tensor) -> Tensor:
+    """Of a difference: 1 where a photo is flat and as bright as skin, more where darker, falling to 0 at its edges.
+
+    (B, 3, H, W) -> (B, 1, H, W).
+    """
     grey = photo.float().mean(dim=1, keepdim=True)
     height, width = grey.shape[-2:]
     padded = F.pad(grey, (1, 1, 1, 1), mode="replicate")
     steps = [(padded[..., y : y + height, x : x + width] - grey).abs() for y, x in NEIGHBOURS]
     edges = F.max_pool2d(torch.stack(steps).amax(dim=0), 3, stride=1, padding=1)
-    return torch.exp(-edges / EDGE)
+    brightness = box_mean(grey, max(1, round(width / 32))) / 2 + 0.5
+    return torch.exp(-edges / EDGE) * (USUAL + DARKEST) / (brightness + DARKEST)
 
 
 def landmark(output_points: Tensor, photo_points: Tensor, face_width: float) -> Tensor:

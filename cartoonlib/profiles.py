@@ -18,6 +18,7 @@ import yaml
 from . import paths
 
 LOSSES = ("content", "color", "structure", "surface", "texture", "total_variation", "landmark")
+OF_A_STYLE = ("train_steps", *LOSSES)  # what a style may set for itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,8 @@ class Profile:
     texture: float = 8.0
     total_variation: float = 15.0
     landmark: float = 5.0
+    # Style -> what it sets for itself of these and of train_steps; rows of the ablation table are without.
+    style_settings: dict = dataclasses.field(default_factory=dict, hash=False)
 
     color_grade: bool = True  # False: the colour term holds every image to the photo's own colours
     edge_aware: bool = True  # total variation counts where the photo has no edge; False: everywhere, squared
@@ -109,6 +112,14 @@ class Profile:
             _check(getattr(self, key) >= 0, key, "0 or more")
         for key in ("generator_rate", "discriminator_rate", "slope", "output_eps", "surface_eps", "brighten"):
             _check(getattr(self, key) > 0, key, "more than 0")
+        for style, settings in self.style_settings.items():
+            known = isinstance(settings, dict) and set(settings) <= set(OF_A_STYLE)
+            _check(known, f"style_settings: {style}", f"settings out of {', '.join(OF_A_STYLE)}, with their values")
+            self.of(style)  # checks the values
+
+    def of(self, style: str) -> "Profile":
+        """What a style is trained with: a copy with the style's own settings."""
+        return self.replace(style_settings={}, **self.style_settings.get(style, {}))
 
     def replace(self, **changes: object) -> "Profile":
         """A copy with some settings changed; unknown keys and wrong types are InputErrors."""
@@ -173,6 +184,7 @@ def ablations(profile: Profile) -> dict[str, dict[str, Profile]]:
     """Group -> title -> profile of every row of the ablation table, from profiles/ablations.yaml.
 
     A row is a set of changes; a change written as `x4` multiplies the profile's own weight of a loss, or rate, by 4.
+    What a style sets for itself is left out, for every row is to differ from the full method by its changes alone.
     """
 
     def value(key: str, written: object) -> object:
@@ -185,7 +197,7 @@ def ablations(profile: Profile) -> dict[str, dict[str, Profile]]:
         groups[group] = {}
         for title, changes in rows.items():
             changed = {key: value(key, written) for key, written in (changes or {}).items()}
-            groups[group][title] = profile.replace(**{"train_steps": profile.ablation_steps} | changed)
+            groups[group][title] = profile.replace(**{"train_steps": profile.ablation_steps, "style_settings": {}} | changed)
     return groups
 
 

@@ -139,7 +139,7 @@ class Report:
 
         rows: its metrics and the untouched photo's, as in metrics.json.  cartoons, faces: what it was trained on.
         """
-        p, path = self.profile, self.folder / "generators" / f"{style}.safetensors"
+        p, path = self.profile.of(style), self.folder / "generators" / f"{style}.safetensors"
         about = {"style": style, "steps": str(run.summary["steps"]), "size": str(p.size), "code": run.summary["code"]}
         training.save_generator(run.generator().half(), path, **about)
         facts = {

@@ -105,6 +105,7 @@ def pretrain_folder(profile: Profile, runs: Path, faces: "data.ImageSet") -> Pat
 
 def train_folder(profile: Profile, runs: Path, faces: "data.ImageSet", cartoons: "data.ImageSet", style: str) -> Path:
     """Where the training of a profile in a style lives."""
+    profile = profile.of(style)
     return runs / f"{style}-{profile.key(NOT_IN_KEY, faces.hash, cartoons.hash)}"
 
 
@@ -309,6 +310,7 @@ def train(
     Starts from the pretrained generator, which is trained first when it is missing. `watched` are the photos whose
     cartoons are kept over training time, uint8 (N, S, S, 3); None takes held-out faces.
     """
+    profile = profile.of(style)
     folder = train_folder(profile, runs, faces, cartoons, style)
     if run := _finished(folder, progress):
         return run

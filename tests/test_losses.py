@@ -231,6 +231,35 @@ def test_total_variation_spares_the_edges_of_the_photo(faces_tensor):
     assert output.grad.isfinite().all() and output.grad.ne(0).any(dim=1).float().mean() > 0.9
 
 
+def test_the_same_stroke_costs_more_where_the_photo_is_darker():
+    """By Weber's law: relative to the brightness there, 1 for skin of usual brightness, whatever the resolution."""
+    values = {}
+    for side in (32, 64):
+        stroke = torch.zeros(1, 3, side, side)
+        stroke[..., side // 2] = 0.1
+        for brightness in (0.1, 0.3, losses.USUAL, 1.0):
+            photo = torch.full_like(stroke, 2 * brightness - 1)
+            values[side, brightness] = scalar(losses.total_variation(photo + stroke, photo))
+    plain = [values[side, losses.USUAL] for side in (32, 64)]
+    assert plain[0] == pytest.approx(2 * ((0.1**2 + 1e-4) ** 0.5 - 1e-2) / 31, rel=1e-4)
+    for (side, brightness), value in values.items():
+        relative = (losses.USUAL + losses.DARKEST) / (brightness + losses.DARKEST)
+        assert value == pytest.approx(plain[side == 64] * relative, rel=1e-4)
+
+
+def test_a_coloured_stroke_costs_more_than_a_grey_one_that_looks_the_same_in_grey():
+    photo = torch.full((1, 3, 16, 16), 0.2)
+    luma = torch.tensor(losses.RGB_TO_YUV[0])
+    grey, *coloured = torch.cat([torch.ones(1, 3), torch.eye(3) / luma[:, None]])  # all of luma 1
+    costs = []
+    for color in (grey, *coloured):
+        stroke = photo.clone()
+        stroke[..., 8] -= 0.1 * color[:, None]
+        assert scalar((luma[:, None, None] * (photo - stroke)[0]).sum(dim=0).max()) == pytest.approx(0.1, rel=1e-4)
+        costs.append(scalar(losses.total_variation(stroke, photo)))
+    assert min(costs[1:]) > 1.5 * costs[0] > 0
+
+
 def test_absolute_differences_prefer_one_step_to_a_slope():
     flat = torch.zeros(1, 3, 16, 32)
     slope = flat + torch.linspace(-1, 1, 32)

@@ -57,7 +57,7 @@ def test_every_ablation_of_every_profile(name):
     titles = [title for group in rows.values() for title in group]
     assert len(titles) == len(set(titles))
     assert all(row.train_steps == profile.ablation_steps for group in rows.values() for row in group.values())
-    assert rows["full"]["full method"] == profile.replace(train_steps=profile.ablation_steps)
+    assert rows["full"]["full method"] == profile.replace(train_steps=profile.ablation_steps, style_settings={})
 
 
 def changes(row: Profile, base: Profile) -> dict:
@@ -88,6 +88,19 @@ def test_what_each_ablation_changes():
     assert all_repairs == {key: getattr(base, key) for key in defects}
     repaired = [changes(row, seed) for row in rows["seed"].values()]
     assert repaired == [{key: getattr(base, key)} for key in defects]  # one at a time, in the order of SEED.md
+
+
+def test_a_style_may_set_weights_and_steps_for_itself():
+    base = load("quick", {"style_settings": {"lorelei": {"texture": 4, "train_steps": 7}}})
+    own = base.of("lorelei")
+    assert own == base.replace(texture=4.0, train_steps=7, style_settings={})
+    assert base.of("adventurer") == base.replace(style_settings={}) == load("quick")
+    assert {row.style_settings == {} for group in ablations(base).values() for row in group.values()} == {True}
+    assert ablations(base) == ablations(load("quick"))
+    for settings in ({"texture": "4"}, {"texture": -1}, {"textur": 4}, {"batch": 4}, 5, None):
+        with pytest.raises(InputError, match="style_settings|texture"):
+            base.replace(style_settings={"lorelei": settings})
+    hash(base)
 
 
 def test_smoke_is_quick_and_quick_is_smaller_than_paper():
