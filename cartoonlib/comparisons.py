@@ -118,7 +118,7 @@ def precision_runs(report: Report, faces, cartoons, progress: Callable) -> dict[
 
     Half as long as the profile's pretraining and its rows of the ablation table.
     """
-    p, runs = report.profile, {}
+    p, runs = report.profile.of(cartoons.name), {}
     changes = {
         "train_steps": min(p.ablation_steps // 2, MOST_STEPS),
         "pretrain_steps": min(p.pretrain_steps // 2, MOST_STEPS),

@@ -28,7 +28,7 @@ METRICS = {  # the arrow marks those of which less is better
     "kid_cartoon": "KID × 1000 to cartoons ↓", "frechet_cartoon": "Fréchet distance to cartoons ↓",
     "kid_photo": "KID × 1000 to photos", "frechet_photo": "Fréchet distance to photos",
     "flatness": "share of flat pixels", "content_distance": "content distance ↓",
-    "landmark_error": "landmark error / eye distance ↓",
+    "landmark_error": "landmark error / eye distance ↓", "milliseconds": "ms an image ↓",
 }  # fmt: skip
 styled = plt.style.context(Path(__file__).with_name("cartoonlib.mplstyle"))
 

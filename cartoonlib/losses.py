@@ -14,11 +14,13 @@ from torch import Tensor
 
 from .representations import box_mean
 
-# Of the colour term: the price of any change of luma and of chroma, graded or not, the latter higher because a free
-# grade greys dark skin; and the pull of the grade to the identity.
+# Of the colour term: the price of any change of luma and of chroma, graded or not; and the pull of the grade to the
+# identity. Chroma has its full price, because a cheap grade greys dark skin.
 HOLD_LUMA, HOLD_CHROMA, RIDGE = 0.35, 1.0, 0.02
 EDGE = 0.08  # step of brightness, of 2, at which a photo's edge takes most of the total variation's weight away
-USUAL, DARKEST = 0.6, 0.15  # brightness, of 1, of skin at which a difference has its plain price; and added to each
+# Brightness, of 1, at which a difference has its plain price, that of light skin; and how much is added to it and to
+# the photo's before they are divided, so that the price ends at 5 in black.
+USUAL, OFFSET = 0.6, 0.15
 NEIGHBOURS = ((0, 1), (2, 1), (1, 0), (1, 2))  # above, below, left and right in an image padded by 1
 # RGB to luma and chroma of ITU-R BT.601; the rows are Y, U (blue - luma) and V (red - luma).
 RGB_TO_YUV = ((0.299, 0.587, 0.114), (-0.169, -0.331, 0.5), (0.5, -0.419, -0.081))
@@ -50,8 +52,9 @@ def color(output: Tensor, photo: Tensor, grade: bool = True) -> Tensor:
     see hue, so nothing else holds the colour of skin: without this term red and green patches spread over faces,
     light skin bleaches and dark skin darkens. Held to the photo's own colours, though, no palette can come in. So the
     photo is graded first: by the affine map of colours that comes nearest to the output, one for each image (least
-    squares over a 16 x 16 grid, drawn to the identity by RIDGE). A style may change the light and the palette of a
-    whole picture; what no grade explains, a patch or a halo, costs its full size at least, and the grade little.
+    squares over a 16 x 16 grid, drawn to the identity by RIDGE). What no grade explains, a patch or a halo, costs its
+    size, and every change costs some more: of luma HOLD_LUMA, of chroma HOLD_CHROMA of its size. So a style may change
+    the light of a whole picture cheaply, its palette at a price, and a patch is twice as dear.
 
     Chroma is compared in small windows, where patches and fringes would hide, and luma on the grid, which leaves
     contours free. With grade=False the photo stays as it is.
@@ -99,10 +102,10 @@ def total_variation(images: Tensor, photo: Tensor | None = None) -> Tensor:
 
     With the photo, (B, 3, H, W), differences are absolute and count where that is smooth, fading within a pixel of its
     edges: contours may grow on edges that are there, while strokes across a cheek and ripples cost, and regions become
-    flat, for absolute differences, unlike squared ones, leave no slope cheaper than one step. They count the more the
-    darker the photo is there, as the eye sees them (Weber's law): at one price everywhere, drawings with light skin and
-    dark hair teach the generator to draw strands of hair on dark skin. And they are those of luma and chroma, added up:
-    of red, green and blue, a stroke of green alone would be the cheapest to see in grey, and strokes would be magenta.
+    flat, for absolute differences, unlike squared ones, leave no slope cheaper than one step. They cost more where the
+    photo is darker: at one price everywhere, drawings with light skin and dark hair teach the generator to draw strands
+    of hair on dark skin, where they differ least from it. And they are those of luma and chroma, added up: of red, green
+    and blue, green alone would be the cheapest way to change grey, which the texture branch sees, and strokes magenta.
     Not in the paper, whose loss cannot tell a contour from noise.
     """
     images = images.float()
@@ -131,7 +134,7 @@ def _price(photo: Tensor) -> Tensor:
     steps = [(padded[..., y : y + height, x : x + width] - grey).abs() for y, x in NEIGHBOURS]
     edges = F.max_pool2d(torch.stack(steps).amax(dim=0), 3, stride=1, padding=1)
     brightness = box_mean(grey, max(1, round(width / 32))) / 2 + 0.5
-    return torch.exp(-edges / EDGE) * (USUAL + DARKEST) / (brightness + DARKEST)
+    return torch.exp(-edges / EDGE) * (USUAL + OFFSET) / (brightness + OFFSET)
 
 
 def landmark(output_points: Tensor, photo_points: Tensor, face_width: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Profiles: every setting of a run in one flat, typed, immutable object, read from a YAML file with the differences.
+"""Profiles: every setting of a run in one typed, immutable object, read from a YAML file with the differences.
 
 `python -m cartoonlib.profiles NAME` prints a profile in full.
 """
@@ -15,7 +15,7 @@ from difflib import get_close_matches
 
 import yaml
 
-from . import paths
+from . import paths, sources
 
 LOSSES = ("content", "color", "structure", "surface", "texture", "total_variation", "landmark")
 OF_A_STYLE = ("train_steps", *LOSSES)  # what a style may set for itself
@@ -66,11 +66,11 @@ class Profile:
     texture: float = 8.0
     total_variation: float = 15.0
     landmark: float = 5.0
-    # Style -> what it sets for itself of these and of train_steps; rows of the ablation table are without.
+    # Style -> what it sets for itself of these weights and of train_steps; rows of the ablation table are without.
     style_settings: dict = dataclasses.field(default_factory=dict, hash=False)
 
     color_grade: bool = True  # False: the colour term holds every image to the photo's own colours
-    edge_aware: bool = True  # total variation counts where the photo has no edge; False: everywhere, squared
+    edge_aware: bool = True  # total variation weighed by edges and brightness of the photo; False: plain squares
     texture_features: bool = True  # the texture discriminator also sees features of the perceptual network
 
     # representations
@@ -113,9 +113,12 @@ class Profile:
         for key in ("generator_rate", "discriminator_rate", "slope", "output_eps", "surface_eps", "brighten"):
             _check(getattr(self, key) > 0, key, "more than 0")
         for style, settings in self.style_settings.items():
-            known = isinstance(settings, dict) and set(settings) <= set(OF_A_STYLE)
+            known = isinstance(style, str) and isinstance(settings, dict) and set(settings) <= set(OF_A_STYLE)
             _check(known, f"style_settings: {style}", f"settings out of {', '.join(OF_A_STYLE)}, with their values")
-            self.of(style)  # checks the values
+            try:
+                self.of(style)
+            except paths.InputError as problem:
+                raise paths.InputError(f"In `style_settings` of {style}: {problem}") from None
 
     def of(self, style: str) -> "Profile":
         """What a style is trained with: a copy with the style's own settings."""
@@ -172,12 +175,18 @@ def _read_yaml(path: "paths.Path") -> dict:
 
 
 def load(name: str, overrides: dict | None = None) -> Profile:
-    """The profile of profiles/<name>.yaml, with some settings replaced."""
+    """The profile of profiles/<name>.yaml, with some settings replaced, also where a style sets them for itself."""
     path = paths.PROFILES / f"{name}.yaml"
     known = sorted(p.stem for p in paths.PROFILES.glob("*.yaml") if p.stem != "ablations")
     if name not in known:
         raise paths.InputError(f"There is no profile `{name}`: choose one of {', '.join(known)}, or add {path.name}.")
-    return from_dict({"name": name} | _read_yaml(path) | (overrides or {}))
+    profile, overrides = from_dict({"name": name} | _read_yaml(path)), overrides or {}
+    own = profile.style_settings
+    for style in own.keys() - {sources.find(style, "cartoons").name for style in profile.styles if own}:
+        raise paths.InputError(f"`style_settings` of profile {name} names {style}, which is none of its styles.")
+    if "style_settings" not in overrides:  # what is overridden holds for every style
+        own = {style: {k: v for k, v in settings.items() if k not in overrides} for style, settings in own.items()}
+    return from_dict(dataclasses.asdict(profile) | {"style_settings": own} | overrides)
 
 
 def ablations(profile: Profile) -> dict[str, dict[str, Profile]]:

@@ -139,7 +139,8 @@ class Report:
 
         rows: its metrics and the untouched photo's, as in metrics.json.  cartoons, faces: what it was trained on.
         """
-        p, path = self.profile.of(style), self.folder / "generators" / f"{style}.safetensors"
+        p, path = self.profile, self.folder / "generators" / f"{style}.safetensors"
+        weights = self.read_numbers("train")[style]["weights"]  # the run's; the profile may have changed since
         about = {"style": style, "steps": str(run.summary["steps"]), "size": str(p.size), "code": run.summary["code"]}
         training.save_generator(run.generator().half(), path, **about)
         facts = {
@@ -148,7 +149,7 @@ class Report:
             "cartoons": f"{len(cartoons.part('train'))}: {cartoons.title} (licence: {cartoons.licence})",
             "training": f"{p.pretrain_steps} steps of pretraining, {run.summary['steps']} of training, {p.size} px, "
             f"batch {p.batch}, seed {p.seed}, {run.summary['dtype']}, code {run.summary['code']}, commit {commit()}",
-            "weights": ", ".join(f"{name} {getattr(p, name):g}" for name in profiles.LOSSES),
+            "weights": ", ".join(f"{name} {value:g}" for name, value in weights.items()),
         }
         paragraphs = (
             f"# {style}: a generator of facial cartoons",

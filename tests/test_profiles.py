@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import subprocess
 import sys
 
@@ -92,15 +93,31 @@ def test_what_each_ablation_changes():
 
 def test_a_style_may_set_weights_and_steps_for_itself():
     base = load("quick", {"style_settings": {"lorelei": {"texture": 4, "train_steps": 7}}})
-    own = base.of("lorelei")
-    assert own == base.replace(texture=4.0, train_steps=7, style_settings={})
+    assert base.of("lorelei") == base.replace(texture=4.0, train_steps=7, style_settings={})
     assert base.of("adventurer") == base.replace(style_settings={}) == load("quick")
-    assert {row.style_settings == {} for group in ablations(base).values() for row in group.values()} == {True}
     assert ablations(base) == ablations(load("quick"))
-    for settings in ({"texture": "4"}, {"texture": -1}, {"textur": 4}, {"batch": 4}, 5, None):
-        with pytest.raises(InputError, match="style_settings|texture"):
+    assert from_dict(json.loads(json.dumps(dataclasses.asdict(base)))) == base and hash(base) == hash(base.replace())
+    wrong = {"texture` must be of type float": {"texture": "4"}, "texture` must be 0 or more": {"texture": -1}}
+    names = "style_settings: lorelei` must be settings out of train_steps, content"
+    for problem, settings in [*wrong.items(), (names, {"textur": 4}), (names, {"batch": 4}), (names, 5), (names, None)]:
+        with pytest.raises(InputError, match=problem) as error:
             base.replace(style_settings={"lorelei": settings})
-    hash(base)
+        assert "lorelei" in str(error.value)
+    with pytest.raises(InputError, match="2001` must be"):
+        base.replace(style_settings={2001: {}})
+
+
+def test_overrides_hold_for_styles_that_set_something_for_themselves(folder):
+    text = "styles: [lorelei, open_peeps]\nstyle_settings: {lorelei: {texture: 4.0, train_steps: 7}}\n"
+    (folder / "mine.yaml").write_text(text)
+    assert load("mine").of("lorelei").train_steps == 7
+    changed = load("mine", {"train_steps": 9, "styles": ["open_peeps"]})
+    assert (changed.of("lorelei").train_steps, changed.of("lorelei").texture) == (9, 4.0)
+    given = {"style_settings": {"lorelei": {"train_steps": 5}}, "train_steps": 9}
+    assert (load("mine", given).of("lorelei").train_steps, load("mine", given).of("other").train_steps) == (5, 9)
+    (folder / "mine.yaml").write_text(text.replace("lorelei: {", "lorelai: {"))
+    with pytest.raises(InputError, match="names lorelai, which is none of its styles"):
+        load("mine")
 
 
 def test_smoke_is_quick_and_quick_is_smaller_than_paper():

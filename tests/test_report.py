@@ -80,12 +80,14 @@ def test_a_published_generator_draws_what_the_run_does_and_has_a_card(
     run = training.train(TINY, tmp_path / "tiny" / "runs", face_set, cartoon_set, "drawn", progress=lambda line: None)
     row = dict.fromkeys(("style", "variant", "group", "features", "code"), "drawn") | {"steps": 8, "seed": 0, "n": 2}
     rows = [row | {"metric": metric, "value": 1.0, "low": 0.5, "high": 2.0} for metric in report.README_METRICS]
+    report.Report(TINY).numbers("train", {"drawn": {"weights": {"texture": 3.5, "surface": 0.25}}})
     path = report.Report(TINY).publish("drawn", run, rows, cartoon_set, face_set)
     published = training.load_generator(path)
     difference = metrics.generate(published, face_photos).astype(int) - metrics.generate(run.generator(), face_photos)
     assert abs(difference).max() <= 2 and path.stat().st_size < 2.1 * networks.count_parameters(networks.Generator())
     card = path.with_suffix(".md").read_text()
     assert hashlib.sha256(path.read_bytes()).hexdigest() in card and "public domain" in card and "8 of training" in card
+    assert "| texture 3.5, surface 0.25 |" in card
 
 
 def test_an_unknown_profile_ends_with_one_sentence():

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from cartoonlib import data, losses, metrics, steps, training
 from cartoonlib.networks import Generator, count_parameters
 from cartoonlib.paths import InputError
+from cartoonlib.profiles import LOSSES
 from cartoonlib.steps import pick_dtype
 from cartoonlib.training import Run, TrainingStopped, load_generator, pretrain, train
 
@@ -235,6 +236,21 @@ def test_what_a_run_leaves(finished, face_set, cartoon_set):
 def losses_of_a_row():
     names = "content color structure surface texture total_variation landmark total d_surface d_texture contrast"
     return names.split()
+
+
+def test_a_style_trains_with_its_own_settings(tmp_path, face_set, cartoon_set):
+    own = {"train_steps": 2, "content": 0.0, "texture": 0.5}
+    profile = TINY.replace(style_settings={"drawn": own})
+    run, plain = (
+        train(p, tmp_path, face_set, cartoon_set, "drawn", progress=silent)
+        for p in (profile, TINY.replace(**own, style_settings={}))
+    )
+    assert run.folder == plain.folder == training.train_folder(profile, tmp_path, face_set, cartoon_set, "drawn")
+    assert run.summary["steps"] == 2
+    (row,) = run.log()
+    assert row["total"] == pytest.approx(sum(getattr(profile.of("drawn"), key) * row[key] for key in LOSSES), rel=1e-4)
+    folders = [training.train_folder(p, tmp_path, face_set, cartoon_set, "other") for p in (profile, TINY)]
+    assert folders[0] == folders[1]
 
 
 def test_the_averaged_generator_is_the_one_that_is_kept(finished):
