@@ -47,6 +47,16 @@ def guided_filter(guide: Tensor, source: Tensor, radius: int, eps: float) -> Ten
     larger, the stronger the edges that are smoothed away. Computed in float32, because the variances are differences
     of nearly equal numbers.
     """
+    slope, intercept = guided_coefficients(guide, source, radius, eps)
+    return slope * guide.float() + intercept
+
+
+def guided_coefficients(guide: Tensor, source: Tensor, radius: int, eps: float) -> tuple[Tensor, Tensor]:
+    """Slope and intercept, (B, C, H, W) each, of the guided filter, whose output is slope * guide + intercept.
+
+    They are smooth, so that those of a small copy can be enlarged and applied to the large guide, whose edges then are
+    as sharp as ever (He & Sun 2015, "Fast Guided Filter").
+    """
     with torch.autocast(guide.device.type, enabled=False):
         guide, source = guide.float(), source.float()
         mean_guide, mean_source = box_mean(guide, radius), box_mean(source, radius)
@@ -54,7 +64,7 @@ def guided_filter(guide: Tensor, source: Tensor, radius: int, eps: float) -> Ten
         covariance = box_mean(guide * source, radius) - mean_guide * mean_source
         slope = covariance / (variance + eps)
         intercept = mean_source - slope * mean_guide
-        return box_mean(slope, radius) * guide + box_mean(intercept, radius)
+        return box_mean(slope, radius), box_mean(intercept, radius)
 
 
 def surface(images: Tensor, radius: int = 5, eps: float = 0.2) -> Tensor:

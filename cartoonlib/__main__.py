@@ -1,0 +1,3 @@
+from .cartoonize import main
+
+main()

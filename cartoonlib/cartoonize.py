@@ -1,0 +1,362 @@
+"""A photo of any size in, a cartoon of the same size out: `python -m cartoonlib photo.jpg -o out --style comic`.
+
+The generator ends in a guided filter, so a cartoon is slope * photo + intercept, pixel by pixel. Everything here rests
+on that: strength draws the two to 1 and 0; a network that looks at a smaller copy has them enlarged and applied to the
+photo itself; and they are computed tile by tile, each with all the pixels around it that the network can see, so that
+tiles meet without a seam.
+"""
+
+import argparse
+import hashlib
+import io
+import math
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageCms, ImageOps
+from tqdm import tqdm
+
+from . import data, report, training
+from .networks import Generator
+from .paths import ROOT, InputError, write_atomic
+from .representations import guided_coefficients
+
+GENERATORS = ROOT / "results" / "reference" / "generators"  # those that come with the project
+MARGIN = 64  # px around a tile: the network and its filter see 61 px far
+SMALLEST = 16  # px, side of a photo
+VIEW = 512  # px: the short side of what the network looks at, unless `--scale` says otherwise
+# Bytes that a pixel takes at the peak: of a tile in the network, and of a photo where its cartoon is put together.
+TILE_BYTES, PHOTO_BYTES = 900, 100
+FORMATS = {
+    ".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF",
+}  # fmt: skip
+READABLE = {*FORMATS, ".gif", ".heic", ".heif", ".avif"}
+SAVE = {"JPEG": {"quality": 92, "subsampling": 0}, "WEBP": {"quality": 92}, "TIFF": {"compression": "tiff_lzw"}}
+
+
+# --- the network on a picture of any size -----------------------------------------------------------------------------
+
+
+def styles() -> list[str]:
+    """Names of the generators that come with the project."""
+    return sorted(path.stem for path in GENERATORS.glob("*.safetensors"))
+
+
+def load(style: str) -> Generator:
+    """The generator of a style that comes with the project, or of a safetensors file of your own.
+
+    The file of a style must have the SHA-256 that its model card names; nothing is ever unpickled. InputError says
+    which styles there are.
+    """
+    own = Path(style).expanduser()
+    if own.suffix == ".safetensors":
+        try:
+            return training.load_generator(own).float()
+        except Exception as error:  # safetensors raises many kinds
+            raise InputError(f"{own} is no generator of this project ({str(error).splitlines()[0]}).") from None
+    path = GENERATORS / f"{style}.safetensors"
+    if style not in styles():
+        known = ", ".join(styles())
+        raise InputError(f"There is no style `{style}`: choose one of {known}, or give a .safetensors file.")
+    card = path.with_suffix(".md")
+    if not card.exists() or hashlib.sha256(path.read_bytes()).hexdigest() not in card.read_text():
+        raise InputError(f"{path} is not the file that {card.name} describes: fetch both again (git checkout {path}).")
+    return training.load_generator(path).float()
+
+
+def view_size(height: int, width: int, scale: float | None = None) -> tuple[int, int]:
+    """Height and width of what the network looks at: `scale` times the photo's, never more than the photo's.
+
+    A generator learned from faces 128 px wide, so that on a large photo its strokes are fine and on a small copy of it
+    they are bold. None takes a copy with a short side of VIEW.
+    """
+    scale = min(1.0, VIEW / min(height, width) if scale is None else scale)
+    return tuple(max(min(side, SMALLEST), round(side * scale)) for side in (height, width))
+
+
+@torch.no_grad()
+def cartoonize(
+    generator: Generator, photo: np.ndarray, strength: float = 1.0, scale: float | None = None, memory: int = 600,
+    progress: Callable[[float], None] | None = None,
+) -> np.ndarray:  # fmt: skip
+    """The cartoon of a photo, uint8 (H, W, 3) RGB -> the same.
+
+    Args:
+        strength: 0 gives the photo back, 1 what the generator was trained to give; between them both are mixed,
+            after the guided filter (radius 1 px of the view, eps `generator.filter_eps`).
+        scale: of what the network looks at, see view_size.
+        memory: in MB, about what tiles may take beside the photo, its cartoon and the program; 100 at least.
+        progress: is told the part of the whole that each tile is.
+    """
+    height, width = photo.shape[:2]
+    rows, columns = view_size(height, width, scale)
+    view = photo
+    if (rows, columns) != (height, width):
+        view = np.asarray(Image.fromarray(photo).resize((columns, rows), Image.Resampling.LANCZOS, reducing_gap=3.0))
+    larger = height * width / (rows * columns)
+    core = max(64, int(math.sqrt(memory * 1e6 / (TILE_BYTES + PHOTO_BYTES * larger))) - 2 * MARGIN)
+    core -= core % Generator.MULTIPLE
+    cartoon = np.empty_like(photo)
+    for top, bottom in _spans(rows, core):
+        for left, right in _spans(columns, core):
+            _tile(generator, photo, view, cartoon, strength, (top, bottom, left, right))
+            if progress:
+                progress((bottom - top) * (right - left) / (rows * columns))
+    return cartoon
+
+
+def _spans(length: int, core: int) -> Iterator[tuple[int, int]]:
+    """Cut a side into spans of about one length, `core` at most, that begin at multiples of the network's."""
+    count = -(-length // core)
+    step = -(-length // count)
+    step += -step % Generator.MULTIPLE
+    for first in range(0, length, step):
+        yield first, min(first + step, length)
+
+
+def _tile(generator, photo: np.ndarray, view: np.ndarray, cartoon: np.ndarray, strength: float, span: tuple) -> None:
+    """Fill in the part of the cartoon that lies under one tile of the view."""
+    top, bottom, left, right = span
+    y, x = max(0, top - MARGIN), max(0, left - MARGIN)  # multiples of 4, as all of them
+    seen = view[y : bottom + MARGIN, x : right + MARGIN]
+    guide = data.to_tensor(np.array(seen[None]))
+    source = generator.unfiltered(guide)
+    slope, intercept = guided_coefficients(guide, source, 1, generator.filter_eps)
+    maps = torch.cat([1 + strength * (slope - 1), strength * intercept], dim=1)[0].numpy()  # (6, h, w)
+
+    ratio = photo.shape[0] / view.shape[0], photo.shape[1] / view.shape[1]
+    first, last = round(top * ratio[0]), round(bottom * ratio[0])
+    begin, end = round(left * ratio[1]), round(right * ratio[1])
+    if ratio == (1.0, 1.0):
+        maps = maps[:, top - y : bottom - y, left - x : right - x]
+    else:
+        box = (begin / ratio[1] - x, first / ratio[0] - y, end / ratio[1] - x, last / ratio[0] - y)
+        size, bilinear = (end - begin, last - first), Image.Resampling.BILINEAR
+        maps = np.stack([np.asarray(Image.fromarray(m).resize(size, bilinear, box=box)) for m in maps])
+    pixels = photo[first:last, begin:end].transpose(2, 0, 1).astype(np.float32) / 127.5 - 1
+    output = torch.from_numpy(maps[:3] * pixels + maps[3:])
+    cartoon[first:last, begin:end] = data.to_uint8(output[None])[0]
+
+
+def faces_only(generator: Generator, photo: np.ndarray, strength: float = 1.0, memory: int = 600) -> np.ndarray | None:
+    """Cartoonize each face, at the scale of the training, and blend it into the photo; None when there is no face."""
+    from .landmarks import FACE_WIDTH, detect_faces
+
+    found = [face for face in detect_faces([photo])[0] if face.probability > 0.9]
+    cartoon, (height, width) = photo.astype(np.float32), photo.shape[:2]
+    for face in found:
+        x, y = face.box.reshape(2, 2).mean(axis=0)
+        side = max((face.box[2] - face.box[0]) / FACE_WIDTH, float(SMALLEST))  # of the square that the training saw
+        left, top = (max(0, round(c - side * 0.75)) for c in (x, y))
+        right, bottom = min(width, round(x + side * 0.75)), min(height, round(y + side * 0.75))
+        part = photo[top:bottom, left:right]
+        if min(part.shape[:2]) < SMALLEST:
+            continue
+        drawn = cartoonize(generator, part, strength, 128 / side, memory)
+        away = np.hypot(*np.meshgrid((np.arange(left, right) - x) / side, (np.arange(top, bottom) - y) / side))
+        share = np.clip((0.75 - away) / 0.25, 0, 1)[..., None] ** 2  # 1 on the face, falling to 0 around the head
+        share = share * (3 - 2 * np.sqrt(share))
+        cartoon[top:bottom, left:right] += share * (drawn - cartoon[top:bottom, left:right])
+    return np.rint(cartoon).astype(np.uint8) if found else None
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """A picture as sRGB, uint8 (H, W, 3), turned as its EXIF says; and its alpha, uint8 (H, W), if it has one.
+
+    Grey, palette, CMYK and 16 bit become RGB of 8 bit, colours of an embedded ICC profile those of sRGB; of several
+    frames the first is taken. InputError says in one sentence what is wrong with a file.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.filterwarnings("ignore", category=UserWarning)  # of odd metadata, which is not needed
+            with Image.open(path) as image:
+                if min(image.size) < SMALLEST:
+                    raise InputError(f"it is {image.width} x {image.height} px, and {SMALLEST} each way are needed")
+                image.load()
+                turned = ImageOps.exif_transpose(image)
+        alpha = None
+        if turned.has_transparency_data:
+            turned = turned.convert("RGBA")
+            alpha = np.asarray(turned.getchannel("A"))
+        elif turned.mode.startswith("I") or turned.mode == "F":
+            turned = _eight_bits(turned)
+        return np.asarray(_srgb(turned)), alpha
+    except InputError:
+        raise
+    except Exception as error:  # Pillow raises many kinds for broken files
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"it cannot be read as a picture ({said})") from None
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 or 32 bits, or of floats up to 1, as grey of 8 bits."""
+    values = np.nan_to_num(np.asarray(image, np.float64))
+    white = 1.0 if image.mode == "F" and values.max() <= 1 else 65535.0 if values.max() > 255 else 255.0
+    return Image.fromarray(np.rint(np.clip(values / white, 0, 1) * 255).astype(np.uint8))
+
+
+def _srgb(image: Image.Image) -> Image.Image:
+    """RGB out of any mode; through the embedded profile, when there is a sound one for that mode."""
+    profile = image.info.get("icc_profile")
+    if profile and image.mode in ("RGB", "RGBA", "CMYK", "L"):
+        image = image.convert("RGB") if image.mode == "RGBA" else image
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        except (ImageCms.PyCMSError, OSError):
+            pass  # a broken profile, or one for another mode: the plain numbers are the best guess
+    return image.convert("RGB")
+
+
+def write(path: Path, cartoon: np.ndarray, alpha: np.ndarray | None = None) -> None:
+    """Write a picture in the format of the path's suffix, whole or not at all, without metadata."""
+    image = Image.fromarray(cartoon if alpha is None else np.dstack([cartoon, alpha]))
+    name = FORMATS[path.suffix.lower()]
+    buffer = io.BytesIO()
+    image.save(buffer, name, **SAVE.get(name, {}))
+    write_atomic(path, buffer.getbuffer())
+
+
+def find(given: list[str], output: Path, style: str) -> tuple[list[tuple[Path, Path]], list[str]]:
+    """(photo, its cartoon) of all files and folders that were given; and a sentence on each that cannot be taken.
+
+    Folders keep their structure. The cartoon of `a/b.jpg` in folder `a` is `output/b-STYLE.jpg`; formats that are only
+    read become PNG. Links to folders are not followed, hidden files and the output folder are left out.
+    """
+    pairs, problems = {}, []
+    for name in given:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            files = sorted(_pictures(path, output.resolve()))
+            if not files:
+                problems.append(f"{path}: no picture in this folder; {', '.join(sorted(READABLE))} are read")
+        elif path.is_file():
+            files = [path]
+        else:
+            problems.append(f"{path}: there is no such file or folder")
+            continue
+        for file in files:
+            inside = file.parent.relative_to(path) if path.is_dir() else Path()
+            suffix = file.suffix if file.suffix.lower() in FORMATS else ".png"
+            target = output / inside / f"{file.stem}-{style}{suffix}"
+            if target in pairs and pairs[target].resolve() != file.resolve():
+                problems.append(f"{file}: its cartoon and that of {pairs[target]} would both be {target}; use two -o")
+            else:
+                pairs[target] = file
+    sources = {file.resolve() for file in pairs.values()}
+    for target in [target for target in pairs if target.resolve() in sources]:
+        problems.append(f"{pairs.pop(target)}: its cartoon would overwrite {target}, which is one of the photos")
+    return [(file, target) for target, file in pairs.items()], problems
+
+
+def _pictures(folder: Path, output: Path) -> Iterator[Path]:
+    for place, folders, files in os.walk(folder):
+        folders[:] = [f for f in folders if not f.startswith(".") and (Path(place) / f).resolve() != output]
+        for file in files:
+            if not file.startswith(".") and Path(file).suffix.lower() in READABLE:
+                yield Path(place) / file
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+EXAMPLES = """examples:
+  cartoonize photo.jpg                               cartoons/photo-{style}.jpg
+  cartoonize photo.jpg --style {other} --strength 0.6  milder, in another style
+  cartoonize holidays/ more.png -o out               folders keep their structure; what is done is skipped
+  cartoonize group.jpg --faces                       faces alone, each at the scale of the training
+  cartoonize photo.jpg --scale 0.25                  bolder: the network looks at a quarter of the size
+"""
+
+
+def run(options: argparse.Namespace) -> list[str]:
+    """Cartoonize all that was given; returns a sentence on each file that failed."""
+    generator, style = load(options.style), Path(options.style).stem
+    output = Path(options.output).expanduser()
+    if output.exists() and not output.is_dir():
+        raise InputError(f"{output} is a file: give a folder for the cartoons with -o.")
+    pairs, problems = find(options.photos, output, style)
+    done = [pair for pair in pairs if pair[1].exists() and not options.overwrite]
+    if done:
+        print(f"{len(done)} of {len(pairs)} are there already and are kept; --overwrite makes them anew")
+    left = [pair for pair in pairs if pair not in done]
+    line = "{l_bar}{bar}| {n:.1f}/{total} photos [{elapsed}]"
+    with tqdm(total=len(left), disable=not left, bar_format=line) as bar:
+        for number, (path, target) in enumerate(left, start=1):
+            try:
+                photo, alpha = read(path)
+                cartoon = None
+                if options.faces:
+                    cartoon = faces_only(generator, photo, options.strength, options.memory)
+                    if cartoon is None:
+                        bar.write(f"{path}: no face found, so the whole picture is drawn")
+                if cartoon is None:
+                    cartoon = cartoonize(
+                        generator, photo, options.strength, options.scale, options.memory, bar.update
+                    )
+                write(target, cartoon, alpha)
+            except InputError as problem:
+                problems.append(f"{path}: {problem}")
+            except OSError as problem:
+                problems.append(f"{path}: its cartoon could not be written ({problem})")
+            except MemoryError:
+                problems.append(f"{path}: there is too little memory for it; try a smaller --memory")
+            bar.update(number - bar.n)
+    if len(left) == 1 and not problems:
+        print(left[0][1])
+    return problems
+
+
+def _between(low: float, high: float, kind: type) -> Callable[[str], float]:
+    def value(text: str) -> float:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = math.nan
+        if not low <= number <= high:
+            raise argparse.ArgumentTypeError(f"{text} is not a number from {low:g} to {high:g}")
+        return number
+
+    return value
+
+
+def main(arguments: list[str] | None = None) -> None:
+    known = styles()
+    default = "comic" if "comic" in known else next(iter(known), "")
+    other = next((style for style in known if style != default), default)
+    parser = argparse.ArgumentParser(
+        prog="cartoonize", description="Turn photos into cartoons of the same size.",
+        epilog=EXAMPLES.format(style=default, other=other), formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="pictures, or folders of pictures")
+    parser.add_argument("-o", "--output", default="cartoons", metavar="FOLDER", help="default: cartoons")
+    names = f"{', '.join(known)}, or a .safetensors file (default: {default})"
+    parser.add_argument("--style", default=default, help=names)
+    parser.add_argument("--strength", type=_between(0, 1, float), default=1.0, metavar="0..1", help="default: 1")
+    parser.add_argument(
+        "--scale", type=_between(0.01, 1, float), metavar="0.01..1",
+        help=f"part of the photo's size that the network looks at (default: {VIEW} px on the short side)",
+    )  # fmt: skip
+    parser.add_argument("--faces", action="store_true", help="only the faces, blended into the photo")
+    parser.add_argument(
+        "--memory", type=_between(100, 1_000_000, int), default=600, metavar="MB",
+        help="for the work on a photo, beside the program's own (default: 600)",
+    )  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="make cartoons anew that are there already")
+    options = parser.parse_args(arguments)
+    with report.one_sentence():
+        problems = run(options)
+    if problems:
+        sys.exit("\n".join([f"{len(problems)} could not be done:", *problems]))
+
+
+if __name__ == "__main__":
+    main()

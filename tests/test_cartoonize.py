@@ -1,0 +1,334 @@
+"""Any photo in, a cartoon out: sizes, tiles, strength, formats, folders, and what is said of files that cannot be drawn."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms
+
+from cartoonlib import cartoonize, metrics, paths, training
+from cartoonlib.networks import Generator
+from cartoonlib.paths import InputError
+
+
+@pytest.fixture(scope="module")
+def generator():
+    """One that changes everything: an untrained tail would leave the picture grey."""
+    torch.manual_seed(0)
+    network = Generator().eval().requires_grad_(False)
+    torch.nn.init.normal_(network.tail.weight, std=0.05)
+    return network
+
+
+@pytest.fixture(scope="module")
+def photo(face_photos):
+    return np.array(Image.fromarray(face_photos[0]).resize((413, 299), Image.Resampling.BICUBIC))
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch, generator):
+    """A style `plain` that comes with the project."""
+    monkeypatch.setattr(cartoonize, "GENERATORS", tmp_path / "generators")
+    path = tmp_path / "generators" / "plain.safetensors"
+    training.save_generator(generator, path)
+    path.with_suffix(".md").write_text(f"SHA-256 `{cartoonize.hashlib.sha256(path.read_bytes()).hexdigest()}`")
+    return path
+
+
+# --- the network on a picture of any size -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(16, 16), (17, 31), (299, 413), (64, 300)])
+def test_at_full_scale_it_is_what_the_generator_draws(size, generator, photo):
+    part = photo[: size[0], : size[1]]
+    cartoon = cartoonize.cartoonize(generator, part, scale=1)
+    assert cartoon.shape == part.shape and cartoon.dtype == np.uint8
+    difference = cartoon.astype(int) - metrics.generate(generator, part[None])[0]
+    assert abs(difference).max() <= 1 and abs(cartoon.astype(int) - part).mean() > 5
+
+
+@pytest.mark.parametrize("scale", [1, 0.6])
+def test_tiles_meet_without_a_seam(scale, generator, photo, monkeypatch):
+    whole = cartoonize.cartoonize(generator, photo, scale=scale, memory=5000).astype(int)
+    spans = []
+    monkeypatch.setattr(cartoonize, "_tile", lambda *a, tile=cartoonize._tile: (spans.append(a[-1]), tile(*a)))
+    shares = []
+    tiled = cartoonize.cartoonize(generator, photo, scale=scale, memory=1, progress=shares.append)
+    assert len(spans) == len(shares) > 5 and sum(shares) == pytest.approx(1)
+    assert abs(tiled - whole).max() <= 1 and (tiled != whole).mean() < 0.001
+    monkeypatch.setattr(cartoonize, "MARGIN", 16)  # the test sees a seam where there is one
+    seamed = cartoonize.cartoonize(generator, photo, scale=scale, memory=1)
+    assert abs(seamed - whole).max() > 1
+
+
+def test_spans_cover_a_side_once_and_begin_at_multiples_of_the_network():
+    for length in (16, 63, 64, 65, 1000, 4001):
+        for core in (64, 100, 512):
+            spans = list(cartoonize._spans(length, core))
+            assert [end for _, end in spans[:-1]] == [begin for begin, _ in spans[1:]]
+            assert spans[0][0] == 0 and spans[-1][1] == length and all(begin % 4 == 0 for begin, _ in spans)
+            assert max(end - begin for begin, end in spans) <= core + 3
+
+
+def test_a_smaller_view_keeps_the_edges_of_the_photo(generator, photo):
+    """A step that is sharp in the photo is as sharp in the cartoon, though the network saw a third of the size."""
+    identity = Generator().eval().requires_grad_(False)
+    identity.unfiltered = lambda image: image
+    step = np.full((300, 300, 3), 40, np.uint8)
+    step[:, 150:] = 220
+    drawn = cartoonize.cartoonize(identity, step, scale=1 / 3).astype(int)
+    assert (drawn[:, 150] - drawn[:, 149]).min() > 140 and abs(drawn - step).max() < 20
+    enlarged = np.asarray(Image.fromarray(step).resize((100, 100)).resize((300, 300))).astype(int)
+    assert (enlarged[:, 150] - enlarged[:, 149]).max() < 90
+
+
+def test_strength_goes_from_the_photo_to_the_cartoon(generator, photo):
+    drawn = [cartoonize.cartoonize(generator, photo, strength=s).astype(int) for s in (0, 0.5, 1)]
+    assert np.array_equal(drawn[0], photo)
+    clipped = (drawn[2] == 0) | (drawn[2] == 255)
+    assert abs(drawn[1] - (drawn[0] + drawn[2]) / 2)[~clipped].max() <= 1
+
+
+def test_what_the_network_looks_at():
+    assert cartoonize.view_size(3000, 4000) == (512, 683)
+    assert cartoonize.view_size(300, 400) == (300, 400)
+    assert cartoonize.view_size(3000, 4000, 0.25) == (750, 1000)
+    assert cartoonize.view_size(3000, 4000, 0.001) == (16, 16)
+    assert cartoonize.view_size(300, 400, 1) == cartoonize.view_size(300, 400, 2) == (300, 400)
+
+
+def test_faces_alone_are_drawn(generator, face_photos):
+    scene = np.full((400, 500, 3), 127, np.uint8)
+    scene[100:228, 180:308] = face_photos[0]
+    drawn = cartoonize.faces_only(generator, scene)
+    changed = (drawn != scene).any(axis=-1)
+    assert changed[130:200, 210:280].mean() > 0.9
+    assert not changed[:20].any() and not changed[:, :50].any() and not changed[:, -50:].any()
+    assert cartoonize.faces_only(generator, scene[:90]) is None
+
+
+# --- styles -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_style_is_what_its_card_describes(shipped, photo):
+    assert cartoonize.styles() == ["plain"]
+    by_name, by_path = cartoonize.load("plain"), cartoonize.load(str(shipped))
+    assert all(torch.equal(a, b) for a, b in zip(by_name.parameters(), by_path.parameters(), strict=True))
+    with pytest.raises(InputError, match="no style `paprika`: choose one of plain"):
+        cartoonize.load("paprika")
+    content = bytearray(shipped.read_bytes())
+    content[-1] ^= 1
+    shipped.write_bytes(content)
+    with pytest.raises(InputError, match="not the file that plain.md describes"):
+        cartoonize.load("plain")
+    shipped.write_bytes(b"nonsense")
+    with pytest.raises(InputError, match="is no generator of this project"):
+        cartoonize.load(str(shipped))
+
+
+def test_the_generators_of_the_project_are_whole():
+    for style in cartoonize.styles():
+        assert cartoonize.load(style).filter_eps == 0.01
+
+
+# --- reading and writing ----------------------------------------------------------------------------------------------
+
+
+def saved(image: Image.Image, path: Path, **options) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "bmp", "tiff", "jpg", "gif"])
+def test_formats_are_read(suffix, tmp_path):
+    image = Image.new("RGB", (40, 30), (200, 100, 50))
+    rgb, alpha = cartoonize.read(saved(image, tmp_path / f"a.{suffix}"))
+    assert rgb.shape == (30, 40, 3) and alpha is None
+    assert abs(rgb.astype(int) - (200, 100, 50)).max() <= 3
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "I;16", "I", "F", "LA", "RGBA", "YCbCr"])
+def test_modes_become_rgb_of_the_same_picture(mode, tmp_path):
+    ramp = np.repeat(np.linspace(0, 255, 64)[None], 32, axis=0)
+    if mode in ("I;16", "I", "F"):
+        values = {"I;16": (ramp * 257).astype(np.uint16), "I": (ramp * 257).astype(np.int32), "F": ramp / 255}[mode]
+        image = Image.fromarray(values.astype(np.float32) if mode == "F" else values)
+    else:
+        image = Image.fromarray(ramp.astype(np.uint8)).convert("RGB").convert(mode)
+    rgb, alpha = cartoonize.read(saved(image, tmp_path / "a.tiff"))
+    expected = np.asarray(image.convert("RGB")) if mode in ("1", "P", "CMYK", "YCbCr") else ramp[..., None]
+    assert abs(rgb.astype(int) - expected).max() <= 2
+    assert (alpha is not None) == (mode in ("LA", "RGBA"))
+
+
+def test_orientation_alpha_and_profile(tmp_path):
+    image = Image.new("RGB", (40, 30), "black")
+    image.paste((255, 255, 255), (0, 0, 20, 30))  # light on the left
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees to the right: then it is light at the top
+    rgb, _ = cartoonize.read(saved(image, tmp_path / "turned.jpg", exif=exif))
+    assert rgb.shape == (40, 30, 3) and rgb[:15].mean() > 240 > 15 > rgb[-15:].mean()
+
+    image.putalpha(Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40).astype(np.uint8)))
+    rgb, alpha = cartoonize.read(saved(image, tmp_path / "alpha.png"))
+    assert np.array_equal(alpha, np.asarray(image.getchannel("A"))) and rgb[0, 0, 0] == 255
+    cartoonize.write(tmp_path / "again.png", rgb, alpha)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "again.png")), np.dstack([rgb, alpha]))
+
+    grey = Image.new("RGB", (20, 20), (128, 128, 128))
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()  # for other modes: the numbers are kept
+    linear = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for profile in (linear, lab, b"nonsense"):
+        rgb, _ = cartoonize.read(saved(grey, tmp_path / "profile.png", icc_profile=profile))
+        assert abs(rgb.astype(int) - 128).max() <= 1
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def command(*arguments) -> int:
+    """The exit status; what it says on stderr ends in the exception's text."""
+    try:
+        cartoonize.main([str(argument) for argument in arguments])
+    except SystemExit as end:
+        return end.code or 0
+    return 0
+
+
+def test_a_folder_keeps_its_structure_and_is_not_done_twice(shipped, photo, tmp_path, capsys):
+    album, out = tmp_path / "album", tmp_path / "out"
+    picture = Image.fromarray(photo[:40, :50])
+    for name in ("a.jpg", "a.png", "sub/b.webp", "sub/ünïcode – 漢字.png", ".hidden/c.png"):
+        saved(picture, album / name)
+    (album / "notes.txt").write_text("no picture")
+    (album / "loop").symlink_to(album)
+    before = {path: path.read_bytes() for path in album.rglob("*") if path.is_file()}
+    assert command(album, "-o", out, "--style", "plain") == 0
+    made = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    assert made == ["a-plain.jpg", "a-plain.png", "sub/b-plain.webp", "sub/ünïcode – 漢字-plain.png"]
+    assert all(Image.open(out / name).size == (50, 40) for name in made)
+    times = {name: (out / name).stat().st_mtime_ns for name in made}
+    (out / made[0]).unlink()
+    assert command(album, "-o", out, "--style", "plain") == 0 and "3 of 4 are there already" in capsys.readouterr().out
+    assert all((out / name).stat().st_mtime_ns == times[name] for name in made[1:]) and (out / made[0]).exists()
+    assert command(album, "-o", out, "--style", "plain", "--overwrite") == 0
+    assert all((out / name).stat().st_mtime_ns != times[name] for name in made)
+    assert {path: path.read_bytes() for path in album.rglob("*") if path.is_file()} == before
+
+
+def test_an_output_inside_the_folder_is_no_input(shipped, photo, tmp_path):
+    saved(Image.fromarray(photo[:40, :50]), tmp_path / "album" / "a.png")
+    for _ in range(2):
+        assert command(tmp_path / "album", "-o", tmp_path / "album" / "out", "--style", "plain", "--overwrite") == 0
+    assert [path.name for path in (tmp_path / "album" / "out").iterdir()] == ["a-plain.png"]
+
+
+def hostile(folder: Path, picture: Image.Image) -> list[Path]:
+    """Files that are no pictures, or hardly."""
+    whole = io.BytesIO()
+    picture.save(whole, "PNG")
+    jpeg = io.BytesIO()
+    picture.save(jpeg, "JPEG")
+    contents = {"zero.jpg": b"", "text.jpg": b"hello, I am a text", "null.png": bytes(1000)}
+    for share in (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
+        contents[f"cut{share}.png"] = whole.getvalue()[: int(len(whole.getvalue()) * share)]
+        contents[f"cut{share}.jpg"] = jpeg.getvalue()[: int(len(jpeg.getvalue()) * share)]
+    for place in range(8, 36, 4):  # bits of the header
+        flipped = bytearray(whole.getvalue())
+        flipped[place] ^= 0xFF
+        contents[f"flipped{place}.png"] = bytes(flipped)
+    huge = bytearray(whole.getvalue())  # says that it is 100,000 x 100,000 px
+    huge[16:24] = (100_000).to_bytes(4, "big") * 2
+    contents["bomb.png"] = bytes(huge)
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    for width, height in ((1, 1), (15, 200), (20000, 10), (1, 5000)):
+        saved(Image.new("RGB", (width, height)), folder / f"thin{width}x{height}.png")
+    (folder / "dangling.png").symlink_to(folder / "nothing")
+    (folder / "named.png").mkdir()
+    secret = saved(picture, folder / "secret.png")
+    secret.chmod(0)
+    if os.access(secret, os.R_OK):  # root reads everything
+        secret.unlink()
+    return sorted(path for path in folder.iterdir())
+
+
+def test_hostile_files_end_in_one_sentence_each_and_stop_nothing(shipped, photo, tmp_path, capsys):
+    folder, out = tmp_path / "bad", tmp_path / "out"
+    folder.mkdir()
+    picture = Image.fromarray(photo[:60, :70])
+    bad = hostile(folder, picture)
+    odd = [  # hardly pictures, and drawn all the same
+        saved(picture, folder / "animated.gif", save_all=True, append_images=[picture.rotate(90)]),
+        saved(picture, folder / "UPPER.PNG"),
+        saved(picture.resize((2000, 16)), folder / "strip.png"),
+        saved(Image.new("RGBA", (20, 20)), folder / "invisible.png"),
+    ]
+    assert len(bad) + len(odd) >= 40
+    said = command(*bad, *odd, "-o", out, "--style", "plain")
+    assert isinstance(said, str)
+    lines = said.splitlines()
+    assert lines[0] == f"{len(bad)} could not be done:" and "Traceback" not in said + capsys.readouterr().err
+    for path in bad:
+        assert sum(line.startswith(f"{path}: ") for line in lines[1:]) == 1, path
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        ["animated-plain.png", "UPPER-plain.PNG", "strip-plain.png", "invisible-plain.png"]
+    )
+    assert Image.open(out / "strip-plain.png").size == (2000, 16)
+
+
+def test_nothing_is_half_written_when_the_disk_is_full(shipped, photo, tmp_path, monkeypatch):
+    source = saved(Image.fromarray(photo[:40, :50]), tmp_path / "a.png")
+    command(source, "-o", tmp_path / "out", "--style", "plain")
+    before = (tmp_path / "out" / "a-plain.png").read_bytes()
+
+    def full(path, content):
+        with open(path, "wb") as file:
+            file.write(content[:10])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    said = command(source, "-o", tmp_path / "out", "--style", "plain", "--overwrite")
+    assert "could not be written" in said and "No space left" in said
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a-plain.png"]
+    assert (tmp_path / "out" / "a-plain.png").read_bytes() == before
+
+
+def test_sources_are_never_overwritten(shipped, photo, tmp_path):
+    picture = Image.fromarray(photo[:40, :50])
+    for name in ("a.png", "a-plain.png"):
+        saved(picture, tmp_path / name)
+    said = command(tmp_path / "a.png", tmp_path / "a-plain.png", "-o", tmp_path, "--style", "plain", "--overwrite")
+    assert "would overwrite" in said
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "a-plain.png")), photo[:40, :50])
+    saved(picture, tmp_path / "b" / "a.png")
+    said = command(tmp_path / "a.png", tmp_path / "b" / "a.png", "-o", tmp_path / "out", "--style", "plain")
+    assert "would both be" in said and (tmp_path / "out" / "a-plain.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--strength", "2"], "not a number from 0 to 1"), (["--strength", "nan"], "not a number from 0 to 1"),
+        (["--scale", "0"], "from 0.01 to 1"), (["--memory", "3"], "from 100"), (["--style", "none"], "no style `none`"),
+    ],
+)  # fmt: skip
+def test_wrong_options_are_said_before_anything_is_done(arguments, words, shipped, photo, tmp_path, capsys):
+    source = saved(Image.fromarray(photo[:40, :50]), tmp_path / "a.png")
+    said = command(source, "-o", tmp_path / "out", *(["--style", "plain"] if "--style" not in arguments else []), *arguments)
+    assert said != 0 and words in str(said) + capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert "is a file" in command(source, "-o", source, "--style", "plain")
+
+
+def test_it_runs_as_a_module_and_teaches_by_example():
+    result = subprocess.run(
+        [sys.executable, "-m", "cartoonlib", "--help"], capture_output=True, text=True, cwd=paths.ROOT
+    )
+    assert result.returncode == 0 and "cartoonize photo.jpg" in result.stdout
