@@ -168,8 +168,8 @@ def faces_only(generator: Generator, photo: np.ndarray, strength: float = 1.0, m
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def read(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """A picture as sRGB, uint8 (H, W, 3), turned as its EXIF says; and its alpha, uint8 (H, W), if it has one.
+def read(path: Path | io.BytesIO) -> tuple[np.ndarray, np.ndarray | None]:
+    """A picture file as sRGB, uint8 (H, W, 3), turned as its EXIF says; and its alpha, uint8 (H, W), or None.
 
     Grey, palette, CMYK and 16 bit become RGB of 8 bit, colours of an embedded ICC profile those of sRGB; of several
     frames the first is taken. InputError says in one sentence what is wrong with a file.

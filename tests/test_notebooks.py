@@ -41,8 +41,8 @@ def code(notebook):
 
 
 def test_the_notebooks_are_there_in_reading_order():
-    names = [path.stem for path in NOTEBOOKS]
-    assert names == ["01_data", "02_pretrain", "03_train", "04_ablations", "05_evaluation", "06_performance"]
+    names = "00_cartoonize 01_data 02_pretrain 03_train 04_ablations 05_evaluation 06_performance".split()
+    assert [path.stem for path in NOTEBOOKS] == names
 
 
 def test_the_first_code_cell_holds_the_parameters(code):
