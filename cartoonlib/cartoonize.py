@@ -1,4 +1,4 @@
-"""A photo of any size in, a cartoon of the same size out: `python -m cartoonlib photo.jpg -o out --style comic`.
+"""A photo or video of any size in, a cartoon of the same size out: `python -m cartoonlib photo.jpg -o out --style comic`.
 
 The generator ends in a guided filter, so a cartoon is slope * photo + intercept, pixel by pixel. Everything here rests
 on that: strength draws the two to 1 and 0; a network that looks at a smaller copy has them enlarged and applied to the
@@ -21,7 +21,7 @@ import torch
 from PIL import Image, ImageCms, ImageOps
 from tqdm import tqdm
 
-from . import data, report, training
+from . import data, report, sources, training
 from .networks import Generator
 from .paths import ROOT, InputError, write_atomic
 from .representations import guided_coefficients
@@ -35,7 +35,7 @@ TILE_BYTES, PHOTO_BYTES = 900, 100
 FORMATS = {
     ".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF",
 }  # fmt: skip
-READABLE = {*FORMATS, ".gif", ".heic", ".heif", ".avif"}
+READABLE = {*FORMATS, ".gif", ".heic", ".heif", ".avif", *sources.VIDEOS}
 SAVE = {"JPEG": {"quality": 92, "subsampling": 0}, "WEBP": {"quality": 92}, "TIFF": {"compression": "tiff_lzw"}}
 
 
@@ -230,7 +230,7 @@ def find(given: list[str], output: Path, style: str) -> tuple[list[tuple[Path, P
     """(photo, its cartoon) of all files and folders that were given; and a sentence on each that cannot be taken.
 
     Folders keep their structure. The cartoon of `a/b.jpg` in folder `a` is `output/b-STYLE.jpg`; formats that are only
-    read become PNG. Links to folders are not followed, hidden files and the output folder are left out.
+    read become PNG or Matroska. Links to folders are not followed, hidden files and the output folder are left out.
     """
     pairs, problems = {}, []
     for name in given:
@@ -238,7 +238,7 @@ def find(given: list[str], output: Path, style: str) -> tuple[list[tuple[Path, P
         if path.is_dir():
             files = sorted(_pictures(path, output.resolve()))
             if not files:
-                problems.append(f"{path}: no picture in this folder; {', '.join(sorted(READABLE))} are read")
+                problems.append(f"{path}: no picture or video in this folder; {', '.join(sorted(READABLE))} are read")
         elif path.is_file():
             files = [path]
         else:
@@ -246,14 +246,16 @@ def find(given: list[str], output: Path, style: str) -> tuple[list[tuple[Path, P
             continue
         for file in files:
             inside = file.parent.relative_to(path) if path.is_dir() else Path()
-            suffix = file.suffix if file.suffix.lower() in FORMATS else ".png"
+            kind = file.suffix.lower()
+            kept = kind in (*FORMATS, ".mp4", ".mov", ".m4v", ".mkv")
+            suffix = file.suffix if kept else ".mkv" if kind in sources.VIDEOS else ".png"
             target = output / inside / f"{file.stem}-{style}{suffix}"
             if target in pairs and pairs[target].resolve() != file.resolve():
                 problems.append(f"{file}: its cartoon and that of {pairs[target]} would both be {target}; use two -o")
             else:
                 pairs[target] = file
-    sources = {file.resolve() for file in pairs.values()}
-    for target in [target for target in pairs if target.resolve() in sources]:
+    originals = {file.resolve() for file in pairs.values()}
+    for target in [target for target in pairs if target.resolve() in originals]:
         problems.append(f"{pairs.pop(target)}: its cartoon would overwrite {target}, which is one of the photos")
     return [(file, target) for target, file in pairs.items()], problems
 
@@ -272,9 +274,29 @@ EXAMPLES = """examples:
   cartoonize photo.jpg                               cartoons/photo-{style}.jpg
   cartoonize photo.jpg --style {other} --strength 0.6  milder, in another style
   cartoonize holidays/ more.png -o out               folders keep their structure; what is done is skipped
+  cartoonize film.mp4                                with its sound, some frames a second
   cartoonize group.jpg --faces                       faces alone, each at the scale of the training
   cartoonize photo.jpg --scale 0.25                  bolder: the network looks at a quarter of the size
 """
+
+
+def _one(path: Path, target: Path, generator: Generator, options: argparse.Namespace, bar: tqdm) -> None:
+    """Draw one photo or video."""
+    settings = {"strength": options.strength, "memory": options.memory}
+    if path.suffix.lower() in sources.VIDEOS:
+        from . import video
+
+        if options.faces:
+            raise InputError("--faces is for photos: faces found anew in each frame would flicker")
+        video.convert(path, target, lambda f: cartoonize(generator, f, scale=options.scale, **settings), bar.update)
+        return
+    photo, alpha = read(path)
+    cartoon = faces_only(generator, photo, **settings) if options.faces else None
+    if options.faces and cartoon is None:
+        bar.write(f"{path}: no face found, so the whole picture is drawn", file=sys.stderr)
+    if cartoon is None:
+        cartoon = cartoonize(generator, photo, scale=options.scale, progress=bar.update, **settings)
+    write(target, cartoon, alpha)
 
 
 def run(options: argparse.Namespace) -> list[str]:
@@ -288,21 +310,11 @@ def run(options: argparse.Namespace) -> list[str]:
     if done:
         print(f"{len(done)} of {len(pairs)} are there already and are kept; --overwrite makes them anew")
     left = [pair for pair in pairs if pair not in done]
-    line = "{l_bar}{bar}| {n:.1f}/{total} photos [{elapsed}]"
+    line = "{l_bar}{bar}| {n:.1f}/{total} [{elapsed}]"
     with tqdm(total=len(left), disable=not left, bar_format=line) as bar:
         for number, (path, target) in enumerate(left, start=1):
             try:
-                photo, alpha = read(path)
-                cartoon = None
-                if options.faces:
-                    cartoon = faces_only(generator, photo, options.strength, options.memory)
-                    if cartoon is None:
-                        bar.write(f"{path}: no face found, so the whole picture is drawn")
-                if cartoon is None:
-                    cartoon = cartoonize(
-                        generator, photo, options.strength, options.scale, options.memory, bar.update
-                    )
-                write(target, cartoon, alpha)
+                _one(path, target, generator, options, bar)
             except InputError as problem:
                 problems.append(f"{path}: {problem}")
             except OSError as problem:
@@ -333,10 +345,10 @@ def main(arguments: list[str] | None = None) -> None:
     default = "comic" if "comic" in known else next(iter(known), "")
     other = next((style for style in known if style != default), default)
     parser = argparse.ArgumentParser(
-        prog="cartoonize", description="Turn photos into cartoons of the same size.",
+        prog="cartoonize", description="Turn photos and videos into cartoons of the same size.",
         epilog=EXAMPLES.format(style=default, other=other), formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="pictures, or folders of pictures")
+    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="pictures, videos, or folders of them")
     parser.add_argument("-o", "--output", default="cartoons", metavar="FOLDER", help="default: cartoons")
     names = f"{', '.join(known)}, or a .safetensors file (default: {default})"
     parser.add_argument("--style", default=default, help=names)

@@ -4,14 +4,16 @@ import io
 import os
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageCms
 
-from cartoonlib import cartoonize, metrics, paths, training
+from cartoonlib import cartoonize, metrics, paths, training, video
 from cartoonlib.networks import Generator
 from cartoonlib.paths import InputError
 
@@ -332,3 +334,69 @@ def test_it_runs_as_a_module_and_teaches_by_example():
         [sys.executable, "-m", "cartoonlib", "--help"], capture_output=True, text=True, cwd=paths.ROOT
     )
     assert result.returncode == 0 and "cartoonize photo.jpg" in result.stdout
+
+
+# --- videos -----------------------------------------------------------------------------------------------------------
+
+
+def film(path: Path, size=(64, 48), frames=8, turned=False) -> Path:
+    """Green on the left, red on the right, frames at 0, 1, 2, 4, 5, ... twelfths of a second, and a tone."""
+    with av.open(str(path), "w") as output:
+        picture, tone = output.add_stream("libx264", rate=12), output.add_stream("aac", rate=44100)
+        picture.width, picture.height, picture.pix_fmt = *size, "yuv444p"
+        tone.layout = "mono"
+        pixels = np.full((size[1], size[0], 3), (200, 60, 40), np.uint8)
+        pixels[:, : size[0] // 2] = (20, 200, 90)
+        for number in range(frames):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = number + number // 3, Fraction(1, 12)
+            output.mux(picture.encode(frame))
+        for number in range(30):
+            sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.int16), format="s16", layout="mono")
+            sound.sample_rate, sound.pts = 44100, number * 1024
+            output.mux(tone.encode(sound))
+        output.mux([*picture.encode(None), *tone.encode(None)])
+    if turned:  # the matrix of the track's header: by 90 degrees to the right
+        content = bytearray(path.read_bytes())
+        place = content.index(b"tkhd") + 44
+        matrix = [0, 0x10000, 0, -0x10000, 0, 0, 0, 0, 0x40000000]
+        content[place : place + 36] = np.array(matrix, ">i4").tobytes()
+        path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(("size", "turned"), [((64, 48), False), ((65, 47), False), ((64, 48), True)])
+def test_a_video_keeps_size_times_sound_and_orientation(size, turned, tmp_path):
+    source, target = film(tmp_path / "a.mp4", size, turned=turned), tmp_path / "out" / "b.mp4"
+    shares = []
+    video.convert(source, target, lambda pixels: 255 - pixels, shares.append)
+    assert 0.5 < sum(shares) <= 1 and [path.name for path in target.parent.iterdir()] == ["b.mp4"]
+    with av.open(str(source)) as a, av.open(str(target)) as b:
+        before, after = list(a.decode(video=0)), list(b.decode(video=0))
+        assert (after[0].width, after[0].height) == (size[::-1] if turned else size) and after[0].rotation == 0
+        assert [frame.time for frame in after] == pytest.approx([frame.time for frame in before], abs=1e-3)
+    pixels = after[3].to_ndarray(format="rgb24").astype(int)
+    corner = pixels[8, -8] if turned else pixels[-8, 8]  # both were at the left
+    assert abs(corner - (235, 55, 165)).max() < 12 and abs(pixels[-8, -8] - (55, 195, 215)).max() < 12
+    with av.open(str(source)) as a, av.open(str(target)) as b:
+        packets = [[bytes(p) for p in container.demux(audio=0) if p.size] for container in (a, b)]
+    assert packets[0] == packets[1] and len(packets[0]) > 10
+
+
+def test_videos_by_the_command(shipped, photo, tmp_path):
+    source = film(tmp_path / "film.mp4")
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    (tmp_path / "cut.mkv").write_bytes(source.read_bytes()[:700])
+    said = command(source, tmp_path / "broken.mp4", tmp_path / "cut.mkv", "-o", tmp_path / "out", "--style", "plain")
+    assert said.startswith("2 could not be done") and said.count("cannot be read as a video") == 2
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["film-plain.mp4"]
+    assert "--faces is for photos" in command(source, "-o", tmp_path / "other", "--style", "plain", "--faces")
+
+
+def test_a_video_that_is_stopped_leaves_nothing(tmp_path):
+    def stop(pixels):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        video.convert(film(tmp_path / "a.mp4"), tmp_path / "out" / "b.mp4", stop)
+    assert list((tmp_path / "out").iterdir()) == []
