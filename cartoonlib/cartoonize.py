@@ -48,12 +48,16 @@ def styles() -> list[str]:
 
 
 def load(style: str) -> Generator:
-    """The generator of a style that comes with the project, or of a safetensors file of your own.
+    """The generator of a style that comes with the project, or of a safetensors or ONNX file of your own.
 
     The file of a style must have the SHA-256 that its model card names; nothing is ever unpickled. InputError says
     which styles there are.
     """
     own = Path(style).expanduser()
+    if own.suffix == ".onnx":
+        from .exports import OnnxGenerator
+
+        return OnnxGenerator(own)
     if own.suffix == ".safetensors":
         try:
             return training.load_generator(own).float()
@@ -62,7 +66,7 @@ def load(style: str) -> Generator:
     path = GENERATORS / f"{style}.safetensors"
     if style not in styles():
         known = ", ".join(styles())
-        raise InputError(f"There is no style `{style}`: choose one of {known}, or give a .safetensors file.")
+        raise InputError(f"There is no style `{style}`: choose one of {known}, or give a .safetensors or .onnx file.")
     card = path.with_suffix(".md")
     if not card.exists() or hashlib.sha256(path.read_bytes()).hexdigest() not in card.read_text():
         raise InputError(f"{path} is not the file that {card.name} describes: fetch both again (git checkout {path}).")
@@ -277,7 +281,23 @@ EXAMPLES = """examples:
   cartoonize film.mp4                                with its sound, some frames a second
   cartoonize group.jpg --faces                       faces alone, each at the scale of the training
   cartoonize photo.jpg --scale 0.25                  bolder: the network looks at a quarter of the size
+  cartoonize --style {style} --export {style}.onnx       for other runtimes; --style {style}.onnx then draws with it
 """
+
+
+def _other_runtime(generator, options: argparse.Namespace):
+    """Write the generator as ONNX, if that is wanted; the generator that is to draw comes back."""
+    from . import exports
+
+    if options.export:
+        if not isinstance(generator, Generator):
+            raise InputError(f"{options.style} is exported already: give a style or a .safetensors file.")
+        difference = exports.export(generator, Path(options.export).expanduser())
+        sizes = len(exports.CHECKED)
+        print(f"{options.export}: differs from PyTorch by {difference:.1g} at most, on pictures of {sizes} sizes")
+    if options.runtime == "onnx" and isinstance(generator, Generator):
+        return exports.OnnxGenerator(exports.to_onnx(generator))
+    return generator
 
 
 def _one(path: Path, target: Path, generator: Generator, options: argparse.Namespace, bar: tqdm) -> None:
@@ -302,6 +322,8 @@ def _one(path: Path, target: Path, generator: Generator, options: argparse.Names
 def run(options: argparse.Namespace) -> list[str]:
     """Cartoonize all that was given; returns a sentence on each file that failed."""
     generator, style = load(options.style), Path(options.style).stem
+    if options.export or options.runtime == "onnx":
+        generator = _other_runtime(generator, options)
     output = Path(options.output).expanduser()
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file: give a folder for the cartoons with -o.")
@@ -348,9 +370,9 @@ def main(arguments: list[str] | None = None) -> None:
         prog="cartoonize", description="Turn photos and videos into cartoons of the same size.",
         epilog=EXAMPLES.format(style=default, other=other), formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="pictures, videos, or folders of them")
+    parser.add_argument("photos", nargs="*", metavar="PHOTO", help="pictures, videos, or folders of them")
     parser.add_argument("-o", "--output", default="cartoons", metavar="FOLDER", help="default: cartoons")
-    names = f"{', '.join(known)}, or a .safetensors file (default: {default})"
+    names = f"{', '.join(known)}, or a .safetensors or .onnx file (default: {default})"
     parser.add_argument("--style", default=default, help=names)
     parser.add_argument("--strength", type=_between(0, 1, float), default=1.0, metavar="0..1", help="default: 1")
     parser.add_argument(
@@ -363,7 +385,11 @@ def main(arguments: list[str] | None = None) -> None:
         help="for the work on a photo, beside the program's own (default: 600)",
     )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="make cartoons anew that are there already")
+    parser.add_argument("--export", metavar="FILE.onnx", help="write the generator for other runtimes, and check it")
+    parser.add_argument("--runtime", choices=("torch", "onnx"), default="torch", help="default: torch")
     options = parser.parse_args(arguments)
+    if not options.photos and not options.export:
+        parser.error("give photos, videos or folders of them")
     with report.one_sentence():
         problems = run(options)
     if problems:

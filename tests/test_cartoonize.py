@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from cartoonlib import cartoonize, metrics, paths, training, video
+from cartoonlib import cartoonize, exports, metrics, paths, training, video
 from cartoonlib.networks import Generator
 from cartoonlib.paths import InputError
 
@@ -400,3 +400,31 @@ def test_a_video_that_is_stopped_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         video.convert(film(tmp_path / "a.mp4"), tmp_path / "out" / "b.mp4", stop)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+# --- other runtimes ---------------------------------------------------------------------------------------------------
+
+
+def test_an_exported_generator_draws_the_same(shipped, photo, tmp_path, generator, capsys):
+    source, model = saved(Image.fromarray(photo), tmp_path / "a.png"), tmp_path / "plain.onnx"
+    assert command("--style", "plain", "--export", model) == 0 and "differs from PyTorch by" in capsys.readouterr().out
+    by_file = cartoonize.load(str(model))
+    assert by_file.filter_eps == generator.filter_eps
+    drawn = cartoonize.cartoonize(by_file, photo, scale=1).astype(int)
+    assert abs(drawn - cartoonize.cartoonize(generator, photo, scale=1)).max() <= 1
+    for number, how in enumerate((["--style", "plain"], ["--style", "plain", "--runtime", "onnx"], ["--style", model])):
+        assert command(source, "-o", tmp_path / str(number), *how) == 0
+    images = [np.asarray(Image.open(tmp_path / str(number) / "a-plain.png")).astype(int) for number in range(3)]
+    assert np.array_equal(images[1], images[2]) and abs(images[0] - images[1]).max() <= 1
+    assert "exported already" in command("--style", model, "--export", tmp_path / "again.onnx")
+    assert not (tmp_path / "cartoons").exists() and not (tmp_path / "again.onnx").exists()
+
+
+def test_an_export_that_differs_is_not_written(generator, tmp_path, monkeypatch):
+    monkeypatch.setattr(exports.OnnxGenerator, "__call__", lambda self, photo: photo)
+    with pytest.raises(InputError, match="differs from PyTorch by .*, so it was not written"):
+        exports.export(generator, tmp_path / "a.onnx")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "text.onnx").write_text("no model")
+    with pytest.raises(InputError, match="is no generator of this project"):
+        cartoonize.load(str(tmp_path / "text.onnx"))
