@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Everything runs in .venv, which is built from requirements.lock when it is missing.
 PROFILE ?= quick
 WORKERS ?= 2
-STYLE ?= comic
+STYLE ?= cartoonset
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
@@ -18,7 +18,7 @@ test: .venv/ready ## unit tests, then the notebooks under nbval
 	@results=$$(mktemp -d) && trap 'rm -rf "$$results"' EXIT && CARTOONLIB_RESULTS=$$results $(BIN)/python -m pytest \
 		--nbval-lax --nbval-current-env --nbval-cell-timeout=300 -x -p no:cacheprovider notebooks
 
-cartoonize: .venv/ready ## turn a photo, or a folder of photos, into cartoons: make cartoonize PHOTO=photo.jpg STYLE=comic
+cartoonize: .venv/ready ## turn a photo, or a folder of photos, into cartoons: make cartoonize PHOTO=photo.jpg STYLE=anime
 	@$(if $(PHOTO),,$(error Say which photo: make cartoonize PHOTO=photo.jpg))$(BIN)/python -m cartoonlib "$(PHOTO)" --style "$(STYLE)"
 
 bench: .venv/ready ## time a training step beside the seed's, its parts, its growth and its floor (notebook 06 at 128 px)

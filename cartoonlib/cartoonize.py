@@ -364,7 +364,7 @@ def _between(low: float, high: float, kind: type) -> Callable[[str], float]:
 
 def main(arguments: list[str] | None = None) -> None:
     known = styles()
-    default = "comic" if "comic" in known else next(iter(known), "")
+    default = "cartoonset" if "cartoonset" in known else next(iter(known), "")
     other = next((style for style in known if style != default), default)
     parser = argparse.ArgumentParser(
         prog="cartoonize", description="Turn photos and videos into cartoons of the same size.",

@@ -8,6 +8,7 @@ was.
 import contextlib
 import datetime
 import hashlib
+import io
 import json
 import os
 import platform
@@ -21,6 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import torch
 
 from . import data, features, figures, landmarks, paths, profiles, steps, training
@@ -130,7 +132,9 @@ class Report:
             return
         path = self.folder / "figures" / f"{name}.png"
         figures.save_figure(figure, path)
-        display(Image(filename=str(path)))  # the file itself, so that page and folder cannot differ
+        light = io.BytesIO()  # a JPEG of the file: an eighth of its size, so that executed notebooks can be kept in git
+        PIL.Image.open(path).convert("RGB").save(light, "JPEG", quality=88, subsampling=0)
+        display(Image(data=light.getvalue(), format="jpeg"))
 
     def publish(
         self, style: str, run: training.Run, rows: list[dict], cartoons: "data.ImageSet", faces: "data.ImageSet"

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 import subprocess
 import sys
 
@@ -162,11 +163,16 @@ def test_the_table_of_the_readme_is_that_of_the_results(profile):
 def test_what_the_readme_says_of_the_generators_is_what_was_measured():
     found = {(r["style"], r["variant"], r["metric"]): r for r in committed("reference/metrics.json")["metrics"]}
     text = (paths.ROOT / "README.md").read_text()
-    for style in ("comic", "anime"):
+    styles = ("cartoonset", "anime", "comic")
+    for style in styles:
         ours, photo = (found[style, variant, "kid_cartoon"]["value"] for variant in ("full method", "untouched photo"))
-        assert f"{ours / photo:.2f} " in text.split("In 1,500 steps")[1].split("(goal: half)")[0]
-        assert f"{100 * found[style, 'full method', 'landmark_error']['value']:.1f} %" in text
-    for key in (("-", "untouched photo"), ("comic", "full method"), ("anime", "full method")):
+        assert f"{ours / photo:.2f} " in text.split("In 800 steps")[1].split("(goal: half)")[0]
+        moved = f"{100 * found[style, 'full method', 'landmark_error']['value']:.1f} %"
+        assert moved in text.split("landmarks move by")[1].split("(goal: 4 %)")[0]
+    times = [found[style, "full method", "milliseconds"] for style in styles]
+    said = float(re.search(r"128 px takes (\d+) ms", text)[1])
+    assert min(row["low"] for row in times) - 0.5 <= said <= max(row["high"] for row in times) + 0.5
+    for key in (("-", "untouched photo"), *((style, "full method") for style in styles)):
         row = found[*key, "hand_made_error"]
         assert f"{row['value']:.4f} [{row['low']:.4f}, {row['high']:.4f}]" in text
     for card in sorted((paths.RESULTS / "reference" / "generators").glob("*.md")):
