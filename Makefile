@@ -2,6 +2,7 @@
 PROFILE ?= quick
 WORKERS ?= 2
 STYLE ?= cartoonset
+export PHOTO STYLE
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
@@ -19,7 +20,7 @@ test: .venv/ready ## unit tests, then the notebooks under nbval
 		--nbval-lax --nbval-current-env --nbval-cell-timeout=300 -x -p no:cacheprovider notebooks
 
 cartoonize: .venv/ready ## turn a photo, or a folder of photos, into cartoons: make cartoonize PHOTO=photo.jpg STYLE=anime
-	@$(if $(PHOTO),,$(error Say which photo: make cartoonize PHOTO=photo.jpg))$(BIN)/python -m cartoonlib "$(PHOTO)" --style "$(STYLE)"
+	@$(if $(PHOTO),,$(error Say which photo: make cartoonize PHOTO=photo.jpg))$(BIN)/python -m cartoonlib "$$PHOTO" --style "$$STYLE"
 
 bench: .venv/ready ## time a training step beside the seed's, its parts, its growth and its floor (notebook 06 at 128 px)
 	@$(BIN)/python -m cartoonlib.bench

@@ -8,35 +8,29 @@ tiles meet without a seam.
 
 import argparse
 import hashlib
-import io
 import math
 import os
 import sys
-import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image
 from tqdm import tqdm
 
-from . import data, report, sources, training
+from . import data, pictures, report, sources, training
 from .networks import Generator
-from .paths import ROOT, InputError, write_atomic
+from .paths import ROOT, InputError
+from .pictures import SMALLEST
 from .representations import guided_coefficients
 
 GENERATORS = ROOT / "results" / "reference" / "generators"  # those that come with the project
 MARGIN = 64  # px around a tile: the network and its filter see 61 px far
-SMALLEST = 16  # px, side of a photo
 VIEW = 512  # px: the short side of what the network looks at, unless `--scale` says otherwise
-# Bytes that a pixel takes at the peak: of a tile in the network, and of a photo where its cartoon is put together.
-TILE_BYTES, PHOTO_BYTES = 900, 100
-FORMATS = {
-    ".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF",
-}  # fmt: skip
-READABLE = {*FORMATS, ".gif", ".heic", ".heif", ".avif", *sources.VIDEOS}
-SAVE = {"JPEG": {"quality": 92, "subsampling": 0}, "WEBP": {"quality": 92}, "TIFF": {"compression": "tiff_lzw"}}
+TILE_BYTES = 900  # that a pixel of a tile takes in the network, at the peak
+STRIP = 500_000  # px of a photo whose cartoon is put together at once
 
 
 # --- the network on a picture of any size -----------------------------------------------------------------------------
@@ -53,14 +47,16 @@ def load(style: str) -> Generator:
     The file of a style must have the SHA-256 that its model card names; nothing is ever unpickled. InputError says
     which styles there are.
     """
-    own = Path(style).expanduser()
+    own = Path(os.path.expanduser(style))
     if own.suffix == ".onnx":
         from .exports import OnnxGenerator
 
         return OnnxGenerator(own)
     if own.suffix == ".safetensors":
         try:
-            return training.load_generator(own).float()
+            generator = training.load_generator(own).float()
+            generator(torch.zeros(1, 3, 16, 16))
+            return generator
         except Exception as error:  # safetensors raises many kinds
             raise InputError(f"{own} is no generator of this project ({str(error).splitlines()[0]}).") from None
     path = GENERATORS / f"{style}.safetensors"
@@ -102,8 +98,7 @@ def cartoonize(
     view = photo
     if (rows, columns) != (height, width):
         view = np.asarray(Image.fromarray(photo).resize((columns, rows), Image.Resampling.LANCZOS, reducing_gap=3.0))
-    larger = height * width / (rows * columns)
-    core = max(64, int(math.sqrt(memory * 1e6 / (TILE_BYTES + PHOTO_BYTES * larger))) - 2 * MARGIN)
+    core = max(64, int(math.sqrt(memory * 1e6 / TILE_BYTES)) - 2 * MARGIN)
     core -= core % Generator.MULTIPLE
     cartoon = np.empty_like(photo)
     for top, bottom in _spans(rows, core):
@@ -134,17 +129,20 @@ def _tile(generator, photo: np.ndarray, view: np.ndarray, cartoon: np.ndarray, s
     maps = torch.cat([1 + strength * (slope - 1), strength * intercept], dim=1)[0].numpy()  # (6, h, w)
 
     ratio = photo.shape[0] / view.shape[0], photo.shape[1] / view.shape[1]
-    first, last = round(top * ratio[0]), round(bottom * ratio[0])
     begin, end = round(left * ratio[1]), round(right * ratio[1])
-    if ratio == (1.0, 1.0):
-        maps = maps[:, top - y : bottom - y, left - x : right - x]
-    else:
-        box = (begin / ratio[1] - x, first / ratio[0] - y, end / ratio[1] - x, last / ratio[0] - y)
-        size, bilinear = (end - begin, last - first), Image.Resampling.BILINEAR
-        maps = np.stack([np.asarray(Image.fromarray(m).resize(size, bilinear, box=box)) for m in maps])
-    pixels = photo[first:last, begin:end].transpose(2, 0, 1).astype(np.float32) / 127.5 - 1
-    output = torch.from_numpy(maps[:3] * pixels + maps[3:])
-    cartoon[first:last, begin:end] = data.to_uint8(output[None])[0]
+    first, last = round(top * ratio[0]), round(bottom * ratio[0])
+    height = max(1, STRIP // (end - begin))
+    for row in range(first, last, height):
+        stop = min(row + height, last)
+        if ratio == (1.0, 1.0):
+            part = maps[:, row - y : stop - y, left - x : right - x]
+        else:
+            box = (begin / ratio[1] - x, row / ratio[0] - y, end / ratio[1] - x, stop / ratio[0] - y)
+            size, bilinear = (end - begin, stop - row), Image.Resampling.BILINEAR
+            part = np.stack([np.asarray(Image.fromarray(m).resize(size, bilinear, box=box)) for m in maps])
+        pixels = photo[row:stop, begin:end].transpose(2, 0, 1).astype(np.float32) / 127.5 - 1
+        output = torch.from_numpy(part[:3] * pixels + part[3:])
+        cartoon[row:stop, begin:end] = data.to_uint8(output[None])[0]
 
 
 def faces_only(generator: Generator, photo: np.ndarray, strength: float = 1.0, memory: int = 600) -> np.ndarray | None:
@@ -152,124 +150,22 @@ def faces_only(generator: Generator, photo: np.ndarray, strength: float = 1.0, m
     from .landmarks import FACE_WIDTH, detect_faces
 
     found = [face for face in detect_faces([photo])[0] if face.probability > 0.9]
-    cartoon, (height, width) = photo.astype(np.float32), photo.shape[:2]
+    cartoon, (height, width) = photo.copy(), photo.shape[:2]
     for face in found:
         x, y = face.box.reshape(2, 2).mean(axis=0)
         side = max((face.box[2] - face.box[0]) / FACE_WIDTH, float(SMALLEST))  # of the square that the training saw
         left, top = (max(0, round(c - side * 0.75)) for c in (x, y))
         right, bottom = min(width, round(x + side * 0.75)), min(height, round(y + side * 0.75))
-        part = photo[top:bottom, left:right]
-        if min(part.shape[:2]) < SMALLEST:
+        if min(right - left, bottom - top) < SMALLEST:
             continue
-        drawn = cartoonize(generator, part, strength, 128 / side, memory)
-        away = np.hypot(*np.meshgrid((np.arange(left, right) - x) / side, (np.arange(top, bottom) - y) / side))
-        share = np.clip((0.75 - away) / 0.25, 0, 1)[..., None] ** 2  # 1 on the face, falling to 0 around the head
-        share = share * (3 - 2 * np.sqrt(share))
-        cartoon[top:bottom, left:right] += share * (drawn - cartoon[top:bottom, left:right])
-    return np.rint(cartoon).astype(np.uint8) if found else None
-
-
-# --- files ------------------------------------------------------------------------------------------------------------
-
-
-def read(path: Path | io.BytesIO) -> tuple[np.ndarray, np.ndarray | None]:
-    """A picture file as sRGB, uint8 (H, W, 3), turned as its EXIF says; and its alpha, uint8 (H, W), or None.
-
-    Grey, palette, CMYK and 16 bit become RGB of 8 bit, colours of an embedded ICC profile those of sRGB; of several
-    frames the first is taken. InputError says in one sentence what is wrong with a file.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", category=UserWarning)  # of odd metadata, which is not needed
-            with Image.open(path) as image:
-                if min(image.size) < SMALLEST:
-                    raise InputError(f"it is {image.width} x {image.height} px, and {SMALLEST} each way are needed")
-                image.load()
-                turned = ImageOps.exif_transpose(image)
-        alpha = None
-        if turned.has_transparency_data:
-            turned = turned.convert("RGBA")
-            alpha = np.asarray(turned.getchannel("A"))
-        elif turned.mode.startswith("I") or turned.mode == "F":
-            turned = _eight_bits(turned)
-        return np.asarray(_srgb(turned)), alpha
-    except InputError:
-        raise
-    except Exception as error:  # Pillow raises many kinds for broken files
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"it cannot be read as a picture ({said})") from None
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 or 32 bits, or of floats up to 1, as grey of 8 bits."""
-    values = np.nan_to_num(np.asarray(image, np.float64))
-    white = 1.0 if image.mode == "F" and values.max() <= 1 else 65535.0 if values.max() > 255 else 255.0
-    return Image.fromarray(np.rint(np.clip(values / white, 0, 1) * 255).astype(np.uint8))
-
-
-def _srgb(image: Image.Image) -> Image.Image:
-    """RGB out of any mode; through the embedded profile, when there is a sound one for that mode."""
-    profile = image.info.get("icc_profile")
-    if profile and image.mode in ("RGB", "RGBA", "CMYK", "L"):
-        image = image.convert("RGB") if image.mode == "RGBA" else image
-        try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-        except (ImageCms.PyCMSError, OSError):
-            pass  # a broken profile, or one for another mode: the plain numbers are the best guess
-    return image.convert("RGB")
-
-
-def write(path: Path, cartoon: np.ndarray, alpha: np.ndarray | None = None) -> None:
-    """Write a picture in the format of the path's suffix, whole or not at all, without metadata."""
-    image = Image.fromarray(cartoon if alpha is None else np.dstack([cartoon, alpha]))
-    name = FORMATS[path.suffix.lower()]
-    buffer = io.BytesIO()
-    image.save(buffer, name, **SAVE.get(name, {}))
-    write_atomic(path, buffer.getbuffer())
-
-
-def find(given: list[str], output: Path, style: str) -> tuple[list[tuple[Path, Path]], list[str]]:
-    """(photo, its cartoon) of all files and folders that were given; and a sentence on each that cannot be taken.
-
-    Folders keep their structure. The cartoon of `a/b.jpg` in folder `a` is `output/b-STYLE.jpg`; formats that are only
-    read become PNG or Matroska. Links to folders are not followed, hidden files and the output folder are left out.
-    """
-    pairs, problems = {}, []
-    for name in given:
-        path = Path(name).expanduser()
-        if path.is_dir():
-            files = sorted(_pictures(path, output.resolve()))
-            if not files:
-                problems.append(f"{path}: no picture or video in this folder; {', '.join(sorted(READABLE))} are read")
-        elif path.is_file():
-            files = [path]
-        else:
-            problems.append(f"{path}: there is no such file or folder")
-            continue
-        for file in files:
-            inside = file.parent.relative_to(path) if path.is_dir() else Path()
-            kind = file.suffix.lower()
-            kept = kind in (*FORMATS, ".mp4", ".mov", ".m4v", ".mkv")
-            suffix = file.suffix if kept else ".mkv" if kind in sources.VIDEOS else ".png"
-            target = output / inside / f"{file.stem}-{style}{suffix}"
-            if target in pairs and pairs[target].resolve() != file.resolve():
-                problems.append(f"{file}: its cartoon and that of {pairs[target]} would both be {target}; use two -o")
-            else:
-                pairs[target] = file
-    originals = {file.resolve() for file in pairs.values()}
-    for target in [target for target in pairs if target.resolve() in originals]:
-        problems.append(f"{pairs.pop(target)}: its cartoon would overwrite {target}, which is one of the photos")
-    return [(file, target) for target, file in pairs.items()], problems
-
-
-def _pictures(folder: Path, output: Path) -> Iterator[Path]:
-    for place, folders, files in os.walk(folder):
-        folders[:] = [f for f in folders if not f.startswith(".") and (Path(place) / f).resolve() != output]
-        for file in files:
-            if not file.startswith(".") and Path(file).suffix.lower() in READABLE:
-                yield Path(place) / file
+        drawn = cartoonize(generator, photo[top:bottom, left:right], strength, 128 / side, memory)
+        across = (np.arange(left, right, dtype=np.float32) - np.float32(x)) / np.float32(side)
+        for row in range(top, bottom):
+            edge = np.clip((0.75 - np.hypot(across, np.float32((row - y) / side))) / 0.25, 0, 1)
+            share = (edge**2 * (3 - 2 * edge))[:, None]  # 1 on the face, falling to 0 around the head
+            below = cartoon[row, left:right]
+            cartoon[row, left:right] = np.rint(below + share * (drawn[row - top] - below.astype(np.float32)))
+    return cartoon if found else None
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -290,11 +186,16 @@ def _other_runtime(generator, options: argparse.Namespace):
     from . import exports
 
     if options.export:
+        target = Path(os.path.expanduser(options.export))
         if not isinstance(generator, Generator):
             raise InputError(f"{options.style} is exported already: give a style or a .safetensors file.")
-        difference = exports.export(generator, Path(options.export).expanduser())
+        if target.suffix != ".onnx":
+            raise InputError(f"{target} does not end in .onnx: say where the model goes, as in --export comic.onnx.")
+        if target.exists() and not options.overwrite:
+            raise InputError(f"{target} is there already: name another file, or add --overwrite.")
+        difference = exports.export(generator, target)
         sizes = len(exports.CHECKED)
-        print(f"{options.export}: differs from PyTorch by {difference:.1g} at most, on pictures of {sizes} sizes")
+        print(f"{options.export}: differs from PyTorch by {difference:.1g} at most, on noise of {sizes} sizes")
     if options.runtime == "onnx" and isinstance(generator, Generator):
         return exports.OnnxGenerator(exports.to_onnx(generator))
     return generator
@@ -308,30 +209,38 @@ def _one(path: Path, target: Path, generator: Generator, options: argparse.Names
 
         if options.faces:
             raise InputError("--faces is for photos: faces found anew in each frame would flicker")
-        video.convert(path, target, lambda f: cartoonize(generator, f, scale=options.scale, **settings), bar.update)
+        draw = partial(cartoonize, generator, scale=options.scale, **settings)
+        for note in video.convert(path, target, draw, bar.update):
+            bar.write(f"{path}: {note}", file=sys.stderr)
         return
-    photo, alpha = read(path)
+    photo, alpha = pictures.read(path)
     cartoon = faces_only(generator, photo, **settings) if options.faces else None
     if options.faces and cartoon is None:
         bar.write(f"{path}: no face found, so the whole picture is drawn", file=sys.stderr)
     if cartoon is None:
         cartoon = cartoonize(generator, photo, scale=options.scale, progress=bar.update, **settings)
-    write(target, cartoon, alpha)
+    pictures.write(target if alpha is None else pictures.with_alpha(target), cartoon, alpha)
 
 
-def run(options: argparse.Namespace) -> list[str]:
-    """Cartoonize all that was given; returns a sentence on each file that failed."""
+def _done(target: Path) -> bool:
+    """Whether there is a cartoon already."""
+    also = pictures.with_alpha(target) if target.suffix.lower() in pictures.FORMATS else target
+    return os.path.exists(target) or os.path.exists(also)
+
+
+def run(options: argparse.Namespace, problems: list[str]) -> None:
+    """Cartoonize all that was given; adds a sentence on each file that failed to `problems`."""
     generator, style = load(options.style), Path(options.style).stem
     if options.export or options.runtime == "onnx":
         generator = _other_runtime(generator, options)
-    output = Path(options.output).expanduser()
+    output = Path(os.path.expanduser(options.output))
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file: give a folder for the cartoons with -o.")
-    pairs, problems = find(options.photos, output, style)
-    done = [pair for pair in pairs if pair[1].exists() and not options.overwrite]
-    if done:
-        print(f"{len(done)} of {len(pairs)} are there already and are kept; --overwrite makes them anew")
-    left = [pair for pair in pairs if pair not in done]
+    pairs, unfit = pictures.find(options.photos, output, style, options.overwrite)
+    problems += unfit
+    left = pairs if options.overwrite else [pair for pair in pairs if not _done(pair[1])]
+    if len(left) < len(pairs):
+        print(f"{len(pairs) - len(left)} of {len(pairs)} are there already and are kept; --overwrite makes them anew")
     line = "{l_bar}{bar}| {n:.1f}/{total} [{elapsed}]"
     with tqdm(total=len(left), disable=not left, bar_format=line) as bar:
         for number, (path, target) in enumerate(left, start=1):
@@ -341,12 +250,13 @@ def run(options: argparse.Namespace) -> list[str]:
                 problems.append(f"{path}: {problem}")
             except OSError as problem:
                 problems.append(f"{path}: its cartoon could not be written ({problem})")
-            except MemoryError:
-                problems.append(f"{path}: there is too little memory for it; try a smaller --memory")
+            except Exception as problem:  # one file never stops the rest
+                memory = isinstance(problem, MemoryError) or "allocate" in str(problem)
+                said = "there is too little memory for it; try a smaller --memory" if memory else repr(problem)
+                problems.append(f"{path}: {said}")
             bar.update(number - bar.n)
     if len(left) == 1 and not problems:
         print(left[0][1])
-    return problems
 
 
 def _between(low: float, high: float, kind: type) -> Callable[[str], float]:
@@ -390,8 +300,16 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if not options.photos and not options.export:
         parser.error("give photos, videos or folders of them")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # names of files need not be text that a terminal can show
+            stream.reconfigure(errors="backslashreplace")
+    problems: list[str] = []
     with report.one_sentence():
-        problems = run(options)
+        try:
+            run(options, problems)
+        except KeyboardInterrupt:
+            print("", *problems, sep="\n", file=sys.stderr)
+            raise
     if problems:
         sys.exit("\n".join([f"{len(problems)} could not be done:", *problems]))
 

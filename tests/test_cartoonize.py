@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from cartoonlib import cartoonize, exports, metrics, paths, training, video
+from cartoonlib import cartoonize, exports, metrics, paths, pictures, training, video
 from cartoonlib.networks import Generator
 from cartoonlib.paths import InputError
 
@@ -75,6 +75,14 @@ def test_spans_cover_a_side_once_and_begin_at_multiples_of_the_network():
             assert [end for _, end in spans[:-1]] == [begin for begin, _ in spans[1:]]
             assert spans[0][0] == 0 and spans[-1][1] == length and all(begin % 4 == 0 for begin, _ in spans)
             assert max(end - begin for begin, end in spans) <= core + 3
+
+
+def test_strips_join(generator, photo, monkeypatch):
+    whole = [cartoonize.cartoonize(generator, photo, scale=scale) for scale in (1, 0.6)]
+    monkeypatch.setattr(cartoonize, "STRIP", 2000)
+    for scale, expected in zip((1, 0.6), whole, strict=True):
+        difference = abs(cartoonize.cartoonize(generator, photo, scale=scale).astype(int) - expected)
+        assert difference.max() <= 1 and (difference > 0).mean() < 0.001  # positions are rounded
 
 
 def test_a_smaller_view_keeps_the_edges_of_the_photo(generator, photo):
@@ -150,7 +158,7 @@ def saved(image: Image.Image, path: Path, **options) -> Path:
 @pytest.mark.parametrize("suffix", ["png", "webp", "bmp", "tiff", "jpg", "gif"])
 def test_formats_are_read(suffix, tmp_path):
     image = Image.new("RGB", (40, 30), (200, 100, 50))
-    rgb, alpha = cartoonize.read(saved(image, tmp_path / f"a.{suffix}"))
+    rgb, alpha = pictures.read(saved(image, tmp_path / f"a.{suffix}"))
     assert rgb.shape == (30, 40, 3) and alpha is None
     assert abs(rgb.astype(int) - (200, 100, 50)).max() <= 3
 
@@ -163,7 +171,7 @@ def test_modes_become_rgb_of_the_same_picture(mode, tmp_path):
         image = Image.fromarray(values.astype(np.float32) if mode == "F" else values)
     else:
         image = Image.fromarray(ramp.astype(np.uint8)).convert("RGB").convert(mode)
-    rgb, alpha = cartoonize.read(saved(image, tmp_path / "a.tiff"))
+    rgb, alpha = pictures.read(saved(image, tmp_path / "a.tiff"))
     expected = np.asarray(image.convert("RGB")) if mode in ("1", "P", "CMYK", "YCbCr") else ramp[..., None]
     assert abs(rgb.astype(int) - expected).max() <= 2
     assert (alpha is not None) == (mode in ("LA", "RGBA"))
@@ -174,21 +182,62 @@ def test_orientation_alpha_and_profile(tmp_path):
     image.paste((255, 255, 255), (0, 0, 20, 30))  # light on the left
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees to the right: then it is light at the top
-    rgb, _ = cartoonize.read(saved(image, tmp_path / "turned.jpg", exif=exif))
+    rgb, _ = pictures.read(saved(image, tmp_path / "turned.jpg", exif=exif))
     assert rgb.shape == (40, 30, 3) and rgb[:15].mean() > 240 > 15 > rgb[-15:].mean()
 
     image.putalpha(Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40).astype(np.uint8)))
-    rgb, alpha = cartoonize.read(saved(image, tmp_path / "alpha.png"))
+    rgb, alpha = pictures.read(saved(image, tmp_path / "alpha.png"))
     assert np.array_equal(alpha, np.asarray(image.getchannel("A"))) and rgb[0, 0, 0] == 255
-    cartoonize.write(tmp_path / "again.png", rgb, alpha)
+    pictures.write(tmp_path / "again.png", rgb, alpha)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "again.png")), np.dstack([rgb, alpha]))
 
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "LA", "I;16", "CMYK"])
+def test_colours_of_a_profile_become_those_of_srgb(mode, tmp_path, monkeypatch):
+    """A converter that darkens stands in for a profile of another space: Pillow can make none but sRGB's."""
+
+    def darken(image, source, target, outputMode):
+        assert image.mode == {"RGBA": "RGB", "P": "RGB", "LA": "L", "I;16": "L"}.get(mode, mode) and outputMode == "RGB"
+        return image.convert("RGB").point(lambda value: value // 2)
+
+    ramp = np.tile(np.linspace(0, 255, 32), (20, 1))
+    image = Image.fromarray((ramp * 257).astype(np.uint16) if mode == "I;16" else ramp.astype(np.uint8))
+    image = image if mode == "I;16" else image.convert("RGB").convert(mode)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    path = saved(image, tmp_path / "a.tiff", icc_profile=profile)
+    plain, _ = pictures.read(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageCms, "profileToProfile", darken)
+        converted, alpha = pictures.read(path)
+    assert abs(converted.astype(int) - plain // 2).max() <= 1 and (alpha is not None) == (mode in ("RGBA", "LA"))
+
+
+def test_broken_metadata_does_not_break_a_picture(tmp_path):
     grey = Image.new("RGB", (20, 20), (128, 128, 128))
-    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()  # for other modes: the numbers are kept
-    linear = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    for profile in (linear, lab, b"nonsense"):
-        rgb, _ = cartoonize.read(saved(grey, tmp_path / "profile.png", icc_profile=profile))
+    other = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()  # for another mode
+    for profile in (other, b"nonsense"):
+        rgb, _ = pictures.read(saved(grey, tmp_path / "profile.png", icc_profile=profile))
         assert abs(rgb.astype(int) - 128).max() <= 1
+    rgb, _ = pictures.read(saved(grey, tmp_path / "exif.jpg", exif=b"Exif\0\0nonsense"))
+    assert abs(rgb.astype(int) - 128).max() <= 1
+
+
+def test_dark_pictures_of_sixteen_bits_stay_dark(tmp_path):
+    dark = Image.fromarray(np.full((20, 20), 200, np.uint16))
+    assert pictures.read(saved(dark, tmp_path / "dark.png"))[0].max() == 1
+    bright = np.full((20, 20), 0.5, np.float32)
+    bright[0, 0], bright[0, 1], bright[0, 2] = 1.3, np.inf, np.nan
+    rgb, _ = pictures.read(saved(Image.fromarray(bright), tmp_path / "bright.tiff"))
+    assert rgb[5, 5, 0] == 128 and rgb[0, 0, 0] == 255
+
+
+def test_the_limit_is_ours(tmp_path, monkeypatch):
+    path = saved(Image.new("RGB", (60, 50)), tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert pictures.read(path)[0].shape == (50, 60, 3) and Image.MAX_IMAGE_PIXELS == 100
+    monkeypatch.setattr(pictures, "LARGEST", 2_000_000)
+    with pytest.raises(InputError, match="more than 2 million"):
+        pictures.read(saved(Image.new("1", (2000, 1001)), tmp_path / "b.png"))
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -306,12 +355,81 @@ def test_sources_are_never_overwritten(shipped, photo, tmp_path):
     picture = Image.fromarray(photo[:40, :50])
     for name in ("a.png", "a-plain.png"):
         saved(picture, tmp_path / name)
-    said = command(tmp_path / "a.png", tmp_path / "a-plain.png", "-o", tmp_path, "--style", "plain", "--overwrite")
-    assert "would overwrite" in said
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "a-plain.png")), photo[:40, :50])
-    saved(picture, tmp_path / "b" / "a.png")
-    said = command(tmp_path / "a.png", tmp_path / "b" / "a.png", "-o", tmp_path / "out", "--style", "plain")
-    assert "would both be" in said and (tmp_path / "out" / "a-plain.png").exists()
+    before = (tmp_path / "a-plain.png").read_bytes()
+    said = command(tmp_path / "a.png", tmp_path / "a-plain.png", "-o", tmp_path, "--style", "plain")
+    assert "would overwrite" in said and (tmp_path / "a-plain.png").read_bytes() == before
+    (tmp_path / "a-plain-plain.png").unlink()
+    said = command(tmp_path, "-o", tmp_path, "--style", "plain", "--overwrite")  # is it a photo, or a cartoon of before?
+    assert "would overwrite" in said and (tmp_path / "a-plain.png").read_bytes() == before
+
+
+def test_cartoons_among_the_photos_are_not_drawn_again(shipped, photo, tmp_path):
+    saved(Image.fromarray(photo[:40, :50]), tmp_path / "album" / "a.png")
+    for _ in range(3):
+        assert command(tmp_path / "album", "-o", tmp_path / "album", "--style", "plain") == 0
+    assert sorted(path.name for path in (tmp_path / "album").iterdir()) == ["a-plain.png", "a.png"]
+
+
+def test_names_that_are_taken(shipped, photo, tmp_path):
+    picture, out = Image.fromarray(photo[:40, :50]), tmp_path / "out"
+    for name in ("2023/a.png", "2023/a.gif", "2024/a.png", "2024/A.PNG", "2025/x/a.png"):
+        saved(picture, tmp_path / name)
+    years = [tmp_path / year for year in ("2023", "2024", "2025/x", "2023")]
+    for _ in range(2):
+        assert command(*years, tmp_path / "2023" / "a.png", "-o", out, "--style", "plain") == 0
+    made = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.*"))
+    assert len(made) == 5 == len({name.casefold() for name in made})
+    assert {"a-plain.png", "a.png-plain.png", "x/a-plain.png"} <= set(made)
+
+
+def test_alpha_in_a_format_that_cannot_hold_it(shipped, photo, tmp_path, capsys):
+    path = tmp_path / "a.jpg"
+    Image.fromarray(photo[:40, :50]).convert("RGBA").save(path, "PNG")
+    for _ in range(2):
+        assert command(path, "-o", tmp_path / "out", "--style", "plain") == 0
+    assert "1 of 1 are there already" in capsys.readouterr().out
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["a-plain.jpg.png"]
+    assert Image.open(tmp_path / "out" / "a-plain.jpg.png").mode == "RGBA"
+
+
+def test_odd_names_and_places(shipped, photo, tmp_path, monkeypatch, capsys):
+    picture = Image.fromarray(photo[:40, :50])
+    monkeypatch.chdir(tmp_path)
+    album = tmp_path / "album"
+    saved(picture, album / "good.png")
+    (album / "self.png").symlink_to("self.png")
+    os.mkfifo(album / "pipe.png")
+    saved(picture, tmp_path / "~nobody.png"), saved(picture, tmp_path / ("x" * 249 + ".png"))
+    os.rename(tmp_path / "~nobody.png", b"~\xff.png")
+    said = command("album", "~\udcff.png", "x" * 249 + ".png", "-o", "out", "--style", "plain")
+    lines = said.splitlines()
+    assert lines[0] == "2 could not be done:" and "self.png" in said and "x" * 249 in said
+    assert (tmp_path / "out" / "good-plain.png").exists() and len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_a_defect_or_too_little_memory_stops_one_file_only(shipped, photo, tmp_path, monkeypatch):
+    for name in "abc":
+        saved(Image.fromarray(photo[:40, :50]), tmp_path / f"{name}.png")
+    errors = iter([RuntimeError("[enforce fail] can't allocate memory"), KeyError("x")])
+
+    def draw(*arguments, real=cartoonize.cartoonize, **settings):
+        if (error := next(errors, None)) is not None:
+            raise error
+        return real(*arguments, **settings)
+
+    monkeypatch.setattr(cartoonize, "cartoonize", draw)
+    said = command(*(tmp_path / f"{name}.png" for name in "abc"), "-o", tmp_path / "out", "--style", "plain")
+    assert "a.png: there is too little memory" in said and "b.png: KeyError('x')" in said
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["c-plain.png"]
+
+
+def test_what_failed_is_named_when_it_is_stopped(shipped, photo, tmp_path, monkeypatch, capsys):
+    for name in "ab":
+        saved(Image.fromarray(photo[:40, :50]), tmp_path / f"{name}.png")
+    errors = iter([InputError("broken"), KeyboardInterrupt()])
+    monkeypatch.setattr(cartoonize, "cartoonize", lambda *a, **k: (_ for _ in ()).throw(next(errors)))
+    said = command(tmp_path / "a.png", tmp_path / "b.png", "-o", tmp_path / "out", "--style", "plain")
+    assert "Stopped" in said and "a.png: broken" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -339,12 +457,14 @@ def test_it_runs_as_a_module_and_teaches_by_example():
 # --- videos -----------------------------------------------------------------------------------------------------------
 
 
-def film(path: Path, size=(64, 48), frames=8, turned=False) -> Path:
+def film(path: Path, size=(64, 48), frames=8, turned=False, aspect=None, curve=None) -> Path:
     """Green on the left, red on the right, frames at 0, 1, 2, 4, 5, ... twelfths of a second, and a tone."""
     with av.open(str(path), "w") as output:
         picture, tone = output.add_stream("libx264", rate=12), output.add_stream("aac", rate=44100)
         picture.width, picture.height, picture.pix_fmt = *size, "yuv444p"
         tone.layout = "mono"
+        picture.codec_context.sample_aspect_ratio = aspect or Fraction(1)
+        picture.codec_context.color_trc = curve or 2
         pixels = np.full((size[1], size[0], 3), (200, 60, 40), np.uint8)
         pixels[:, : size[0] // 2] = (20, 200, 90)
         for number in range(frames):
@@ -393,6 +513,32 @@ def test_videos_by_the_command(shipped, photo, tmp_path):
     assert "--faces is for photos" in command(source, "-o", tmp_path / "other", "--style", "plain", "--faces")
 
 
+def test_pixels_that_are_not_square_and_colours_that_are_not_ours(tmp_path):
+    for turned, aspect in ((False, Fraction(4, 3)), (True, Fraction(3, 4))):
+        source = film(tmp_path / "a.mp4", turned=turned, aspect=Fraction(4, 3))
+        video.convert(source, tmp_path / "b.mp4", lambda pixels: pixels)
+        with av.open(str(tmp_path / "b.mp4")) as container:
+            assert container.streams.video[0].sample_aspect_ratio == aspect
+    with pytest.raises(InputError, match="it is HDR"):
+        video.convert(film(tmp_path / "hdr.mp4", curve=16), tmp_path / "c.mp4", lambda pixels: pixels)
+    with pytest.raises(InputError, match="16 each way"):
+        video.convert(film(tmp_path / "small.mp4", (32, 8)), tmp_path / "c.mp4", lambda pixels: pixels)
+    assert not (tmp_path / "c.mp4").exists() and not list(tmp_path.glob(".*"))
+
+
+def test_a_video_with_a_hole_and_a_name_like_a_protocol(tmp_path):
+    source = film(tmp_path / "12:30 a.mp4", frames=40)
+    with av.open(str(source)) as container:
+        place, size = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size][20]
+    content = bytearray(source.read_bytes())
+    content[place : place + size] = b"\xff" * size
+    source.write_bytes(content)
+    notes = video.convert(source, tmp_path / "b.mp4", lambda pixels: pixels)
+    with av.open(str(tmp_path / "b.mp4")) as container:
+        assert 30 < sum(1 for _ in container.decode(video=0)) <= 40
+    assert notes == ["pieces left out because they cannot be read: 1"]
+
+
 def test_a_video_that_is_stopped_leaves_nothing(tmp_path):
     def stop(pixels):
         raise KeyboardInterrupt
@@ -417,11 +563,17 @@ def test_an_exported_generator_draws_the_same(shipped, photo, tmp_path, generato
     images = [np.asarray(Image.open(tmp_path / str(number) / "a-plain.png")).astype(int) for number in range(3)]
     assert np.array_equal(images[1], images[2]) and abs(images[0] - images[1]).max() <= 1
     assert "exported already" in command("--style", model, "--export", tmp_path / "again.onnx")
+    assert "is there already" in command("--style", "plain", "--export", model)
+    before = source.read_bytes()
+    assert "does not end in .onnx" in command("--style", "plain", "--export", source) and source.read_bytes() == before
     assert not (tmp_path / "cartoons").exists() and not (tmp_path / "again.onnx").exists()
 
 
-def test_an_export_that_differs_is_not_written(generator, tmp_path, monkeypatch):
-    monkeypatch.setattr(exports.OnnxGenerator, "__call__", lambda self, photo: photo)
+@pytest.mark.parametrize("wrong", [lambda self, photo: photo, lambda self, photo: photo * float("nan")])
+@pytest.mark.parametrize("name", ["__call__", "unfiltered"])
+def test_an_export_that_differs_is_not_written(name, wrong, generator, tmp_path, monkeypatch):
+    monkeypatch.setattr(exports, "to_onnx", lambda generator, content=exports.to_onnx(generator): content)
+    monkeypatch.setattr(exports.OnnxGenerator, name, wrong)
     with pytest.raises(InputError, match="differs from PyTorch by .*, so it was not written"):
         exports.export(generator, tmp_path / "a.onnx")
     assert list(tmp_path.iterdir()) == []
