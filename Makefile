@@ -6,7 +6,7 @@ export PHOTO STYLE
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test cartoonize bench ablations lab report readme outputs lock clean
+.PHONY: help reproduce test cartoonize demo bench ablations lab report readme outputs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -21,6 +21,9 @@ test: .venv/ready ## unit tests, then the notebooks under nbval
 
 cartoonize: .venv/ready ## turn a photo, or a folder of photos, into cartoons: make cartoonize PHOTO=photo.jpg STYLE=anime
 	@$(if $(PHOTO),,$(error Say which photo: make cartoonize PHOTO=photo.jpg))$(BIN)/python -m cartoonlib "$$PHOTO" --style "$$STYLE"
+
+demo: .venv/ready ## the same in a browser: notebook 00 as a page, for this machine alone
+	@$(BIN)/voila notebooks/00_cartoonize.ipynb --token --Voila.ip=127.0.0.1 --VoilaConfiguration.file_whitelist="[]"
 
 bench: .venv/ready ## time a training step beside the seed's, its parts, its growth and its floor (notebook 06 at 128 px)
 	@$(BIN)/python -m cartoonlib.bench

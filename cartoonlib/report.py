@@ -251,7 +251,21 @@ def execute(notebook: Path, target: Path, profile: str) -> None:
             f"The kernel of {notebook.name} died, most likely for want of memory: set a smaller `batch` in the "
             "profile. The same command goes on where this one was."
         ) from None
+    write_atomic(running, _tidied(running.read_text()))
     os.replace(running, target)
+
+
+def _tidied(executed: str) -> str:
+    """An executed notebook without what is this run's alone: papermill's notes, times of cells, where folders lie."""
+    content = json.loads(executed)
+    for holder in (content, *content["cells"]):
+        for key in ("papermill", "execution"):
+            holder["metadata"].pop(key, None)
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    moved = {paths.RESULTS: "results", paths.RAW: "data/raw", paths.PROCESSED: "data/processed", paths.WEIGHTS: "data/weights"}
+    for folder, name in moved.items():
+        text = text.replace(str(folder), name)
+    return text.replace(f"{paths.ROOT}{os.sep}", "")
 
 
 def reproduce(profile: str) -> None:
@@ -286,7 +300,6 @@ def join(profile: str) -> Path:
     for path in executed[1:]:
         whole.cells += nbformat.read(path, as_version=4).cells
     for cell in whole.cells:
-        cell.setdefault("metadata", {}).pop("papermill", None)
         if cell.cell_type == "markdown":
             cell.attachments = cell.get("attachments", {})
             cell.source = cell.source.replace("](../", "](../../")  # links are from notebooks/, the page is deeper

@@ -125,6 +125,19 @@ def test_a_notebook_that_ends_is_kept_with_its_profile(tmp_path, monkeypatch):
     assert [path.name for path in target.parent.iterdir()] == ["01.ipynb"]
 
 
+def test_an_executed_notebook_says_nothing_of_where_and_when_it_ran(tmp_path, monkeypatch):
+    """It can be kept in git, and equal runs give equal files."""
+    monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path)
+    lines = "from cartoonlib import paths\nprint('in', paths.RESULTS / 'quick', paths.ROOT / 'data')"
+    target = tmp_path / "out" / "01.ipynb"
+    report.execute(notebook(tmp_path / "01.ipynb", "profile = 'smoke'", lines), target, "quick")
+    content = nbformat.read(target, as_version=4)
+    assert content.cells[-1].outputs[0].text == "in results/quick data\n"
+    assert set(content.metadata) == {"kernelspec", "language_info"}
+    assert not any({"papermill", "execution"} & set(cell.metadata) for cell in content.cells)
+    nbformat.validate(content)
+
+
 def test_the_page_is_one_file_with_all_notebooks(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "RESULTS", tmp_path)
     for name in ("02_b", "01_a"):

@@ -310,7 +310,7 @@ def job(tmp_path, face_set, cartoon_set):
         settings = json.dumps(dataclasses.asdict(profile))
         command = [sys.executable, *(launch if processes > 1 else []), "job.py", settings, str(runs), str(kill_at)]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=240).returncode
+        return subprocess.run(command, cwd=tmp_path, env=environment, timeout=240).returncode
 
     return run
 

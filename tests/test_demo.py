@@ -1,0 +1,135 @@
+"""`make demo` in a real browser: a photo is given, the slider moved, and the picture that comes back compared."""
+
+import base64
+import io
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import skimage.data
+
+from cartoonlib import cartoonize, paths
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="the page is tried with selenium: make .venv/ready")
+chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (chromium and driver and cartoonize.styles()), reason="needs Chromium: apt install chromium chromium-driver"
+)
+
+# The pixels of the n-th image of the page, as a PNG.
+PIXELS = """
+const image = document.querySelectorAll("img.widget-image")[arguments[0]];
+if (!image || !image.complete || !image.naturalWidth) return null;
+const canvas = document.createElement("canvas");
+[canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+canvas.getContext("2d").drawImage(image, 0, 0);
+return canvas.toDataURL("image/png").split(",")[1];
+"""
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """Of the page that `make demo` serves, with its token."""
+    log = tmp_path_factory.mktemp("demo") / "log"
+    environment = os.environ | {"BROWSER": "true", "CARTOONLIB_RESULTS": str(log.parent)}  # `true` opens no window
+    command = ["make", "demo", f"BIN={Path(sys.executable).parent}"]
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            command, cwd=paths.ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        yield wait(lambda: re.search(r"http://127\.0\.0\.1:\d+/\?token=\w+", log.read_text()), log.read_text)[0]
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
+
+
+@pytest.fixture(scope="module")
+def browser(address, tmp_path_factory):
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    profile = tmp_path_factory.mktemp("chromium")
+    for option in ("headless=new", "no-sandbox", "disable-gpu", "no-first-run", f"user-data-dir={profile}",
+                   "disable-background-networking", "disable-component-update", "disable-sync"):  # fmt: skip
+        options.add_argument(f"--{option}")
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    browser.set_window_size(1400, 1000)
+    try:
+        browser.get(address)
+        yield browser
+    finally:
+        browser.quit()
+
+
+def wait(condition, explain, seconds: float = 120):
+    """The condition's value, as soon as it is true."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.2)
+    raise AssertionError(f"waited {seconds} s in vain: {explain()}")
+
+
+def picture(browser, number: int) -> np.ndarray | None:
+    png = browser.execute_script(PIXELS, number)
+    return None if png is None else np.array(PIL.Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"))
+
+
+def upload(browser, path: Path) -> None:
+    """Choose a file behind the page's button, whose input lies outside the page and would open a window."""
+    browser.execute_script("HTMLInputElement.prototype.click = function () { document.body.append(this); };")
+    browser.find_element("css selector", ".widget-upload").click()
+    browser.find_element("css selector", "input[type=file]").send_keys(str(path))
+
+
+def shows(browser, number: int, expected: np.ndarray) -> None:
+    """Wait until the n-th image is what is expected, to one step of 255."""
+
+    def same() -> bool:
+        seen = picture(browser, number)
+        return seen is not None and seen.shape == expected.shape and np.abs(seen.astype(int) - expected).max() <= 1
+
+    wait(same, lambda: f"image {number} is {getattr(picture(browser, number), 'shape', None)}", 60)
+
+
+def test_the_page_draws_the_photo_that_is_given_at_the_strength_that_is_chosen(browser, tmp_path):
+    astronaut = skimage.data.astronaut()
+    wait(lambda: picture(browser, 1) is not None, lambda: browser.page_source[-2000:])
+    shows(browser, 0, astronaut)
+
+    photo = astronaut[0:201, 120:331]  # an odd size
+    PIL.Image.fromarray(photo).save(tmp_path / "mine.png")
+    upload(browser, tmp_path / "mine.png")
+    generator = cartoonize.load(cartoonize.styles()[0])
+    shows(browser, 0, photo)
+    shows(browser, 1, cartoonize.cartoonize(generator, photo))
+
+    handle = browser.find_element("css selector", ".noUi-handle")
+    for _ in range(10):  # from 1 in steps of 0.05
+        handle.send_keys("\ue012")  # the left arrow
+    shows(browser, 1, cartoonize.cartoonize(generator, photo, strength=0.5))
+
+
+def test_a_file_that_is_no_photo_is_named_on_the_page_and_the_last_picture_stays(browser, tmp_path):
+    before = picture(browser, 1)
+    (tmp_path / "notes.png").write_text("this is text")
+    upload(browser, tmp_path / "notes.png")
+    wait(lambda: "notes.png:" in browser.find_element("tag name", "body").text, lambda: "no sentence", 30)
+    assert np.array_equal(picture(browser, 1), before)
+
+
+def test_the_page_is_for_this_machine_and_for_those_who_have_its_token(address):
+    with urllib.request.urlopen(address) as answer:
+        assert "login" not in answer.url
+    with urllib.request.urlopen(address.split("?")[0]) as answer:
+        assert "login" in answer.url
