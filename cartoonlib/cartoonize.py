@@ -27,7 +27,7 @@ from .pictures import SMALLEST
 from .representations import guided_coefficients
 
 GENERATORS = ROOT / "results" / "reference" / "generators"  # those that come with the project
-MARGIN = 64  # px around a tile: the network and its filter see 61 px far
+MARGIN = 64  # px around a tile: the network and its filter see 63 px far
 VIEW = 512  # px: the short side of what the network looks at, unless `--scale` says otherwise
 TILE_BYTES = 900  # that a pixel of a tile takes in the network, at the peak
 STRIP = 500_000  # px of a photo whose cartoon is put together at once
@@ -88,7 +88,7 @@ def cartoonize(
 
     Args:
         strength: 0 gives the photo back, 1 what the generator was trained to give; between them both are mixed,
-            after the guided filter (radius 1 px of the view, eps `generator.filter_eps`).
+            after the guided filter (radius `generator.filter_radius` px of the view, eps `generator.filter_eps`).
         scale: of what the network looks at, see view_size.
         memory: in MB, about what tiles may take beside the photo, its cartoon and the program; 100 at least.
         progress: is told the part of the whole that each tile is.
@@ -125,7 +125,7 @@ def _tile(generator, photo: np.ndarray, view: np.ndarray, cartoon: np.ndarray, s
     seen = view[y : bottom + MARGIN, x : right + MARGIN]
     guide = data.to_tensor(np.array(seen[None]))
     source = generator.unfiltered(guide)
-    slope, intercept = guided_coefficients(guide, source, 1, generator.filter_eps)
+    slope, intercept = guided_coefficients(guide, source, generator.filter_radius, generator.filter_eps)
     maps = torch.cat([1 + strength * (slope - 1), strength * intercept], dim=1)[0].numpy()  # (6, h, w)
 
     ratio = photo.shape[0] / view.shape[0], photo.shape[1] / view.shape[1]

@@ -138,7 +138,7 @@ def generator_architecture(generator: Generator) -> plt.Figure:
     g, red = generator, COLORS["generator"]
     stages = {"photo": "", "head": [g.head], "down 1": [*g.down1], "down 2": [*g.down2],
               f"{len(g.blocks)} residual blocks": _convolutions(g.blocks), "up 1": [*g.up1], "up 2": [*g.up2],
-              "tail": [g.tail], **({"tanh": ""} if g.tanh else {}), "filter": f"guided\nε = {g.filter_eps:g}",
+              "tail": [g.tail], **({"tanh": ""} if g.tanh else {}), "filter": f"guided\nr = {g.filter_radius}\nε = {g.filter_eps:g}",
               "cartoon": ""}  # fmt: skip
     figure, ax = _canvas(WIDTH, 6.3)
     bars = _architecture(ax, g, stages, red, () if g.skips else (g.up1[1], g.up2[1]))

@@ -33,7 +33,7 @@ class _AnySize(nn.Module):
         columns = torch.arange((width + multiple - 1) // multiple * multiple).clamp(max=width - 1)
         padded = photo.index_select(2, rows).index_select(3, columns)
         unfiltered = self.generator.unfiltered(padded)[..., :height, :width]
-        return guided_filter(photo, unfiltered, 1, self.generator.filter_eps), unfiltered
+        return guided_filter(photo, unfiltered, self.generator.filter_radius, self.generator.filter_eps), unfiltered
 
 
 class OnnxGenerator:
@@ -46,7 +46,8 @@ class OnnxGenerator:
         content = model if isinstance(model, bytes) else str(model)
         try:
             self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-            self.filter_eps = float(self.session.get_modelmeta().custom_metadata_map["filter_eps"])
+            about = self.session.get_modelmeta().custom_metadata_map
+            self.filter_eps, self.filter_radius = float(about["filter_eps"]), int(about["filter_radius"])
             self(torch.zeros(1, 3, 16, 16)), self.unfiltered(torch.zeros(1, 3, 16, 16))
         except Exception as error:  # ONNX Runtime raises many kinds
             name = "this" if isinstance(model, bytes) else model
@@ -75,8 +76,9 @@ def to_onnx(generator: Generator) -> bytes:
             dynamic_shapes=shapes, dynamo=True, verbose=False,
         )  # fmt: skip
     model = program.model_proto
-    entry = model.metadata_props.add()
-    entry.key, entry.value = "filter_eps", repr(generator.filter_eps)
+    for name in ("filter_eps", "filter_radius"):
+        entry = model.metadata_props.add()
+        entry.key, entry.value = name, repr(getattr(generator, name))
     return model.SerializeToString()
 
 

@@ -40,8 +40,8 @@ class ResidualBlock(nn.Module):
 class Generator(nn.Module):
     """Photo to cartoon: a U-Net with two scales, 4 residual blocks and additive skips (White-box, appendix).
 
-    `forward` returns the cartoon, `guided_filter(photo, unfiltered(photo), radius=1)`; images are (B, 3, H, W) RGB in
-    [-1, 1] of any height and width. The output is linear, as in White-box, so it can leave [-1, 1] slightly; only a
+    `forward` returns the cartoon, `guided_filter(photo, unfiltered(photo), filter_radius, filter_eps)`; images are
+    (B, 3, H, W) RGB in [-1, 1] of any height and width. The output is linear, as in White-box, so it can leave [-1, 1] slightly; only a
     conversion to bytes clips it. There is no instance normalisation (the seed's figure has it): its statistics run
     over the whole image, so that a tile or another size would change the colours.
 
@@ -51,6 +51,8 @@ class Generator(nn.Module):
         skips: False rebuilds the seed's defect: the skips and the second convolutions of both up-sampling blocks
             exist, but nothing flows through them, so 46,176 parameters are dead.
         filter_eps: eps of the guided filter on [-1, 1] images. White-box 1e-2, seed 1e-1.
+        filter_radius: of that filter, in px. White-box and the seed 1. At 2 strokes that no edge of the photo carries are
+            blurred away, over 4 px to each side, so that none can be drawn over a cheek.
         padding: of the convolutions. `replicate` continues the image; White-box's and the seed's `zeros` tell where the
             border is, and faint lines grow along it.
     """
@@ -59,10 +61,11 @@ class Generator(nn.Module):
 
     def __init__(
         self, slope: float = 0.2, tanh: bool = False, skips: bool = True, filter_eps: float = 1e-2,
-        padding: str = "replicate",
+        filter_radius: int = 2, padding: str = "replicate",
     ):  # fmt: skip
         super().__init__()
-        self.slope, self.tanh, self.skips, self.filter_eps, self.padding = slope, tanh, skips, filter_eps, padding
+        self.slope, self.tanh, self.skips, self.padding = slope, tanh, skips, padding
+        self.filter_eps, self.filter_radius = filter_eps, filter_radius
         conv = partial(_convolution, slope=slope, padding=padding)
         self.head = conv(3, 32, kernel=7)  # (B, 32, H, W)
         self.down1 = nn.ModuleList([conv(32, 32, stride=2), conv(32, 64)])
@@ -75,7 +78,7 @@ class Generator(nn.Module):
 
     def settings(self) -> dict:
         """The arguments that build this architecture."""
-        names = ("slope", "tanh", "skips", "filter_eps", "padding")
+        names = ("slope", "tanh", "skips", "filter_eps", "filter_radius", "padding")
         return {name: getattr(self, name) for name in names}
 
     def _act(self, x: Tensor) -> Tensor:
@@ -101,7 +104,7 @@ class Generator(nn.Module):
 
     def forward(self, photo: Tensor, filtered: bool = True) -> Tensor:
         output = self.unfiltered(photo)
-        return guided_filter(photo, output, radius=1, eps=self.filter_eps) if filtered else output
+        return guided_filter(photo, output, self.filter_radius, self.filter_eps) if filtered else output
 
 
 class PatchDiscriminator(nn.Module):

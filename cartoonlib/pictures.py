@@ -9,15 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 from PIL import Image, ImageCms, ImageOps
 
 from . import sources
 from .paths import InputError, write_atomic
 
-with contextlib.suppress(ImportError):  # HEIC, where it is installed
-    import pillow_heif
-
-    pillow_heif.register_heif_opener()
+pillow_heif.register_heif_opener()
 
 SMALLEST = 16  # px, side of a photo
 LARGEST = 400_000_000  # px in all: more is taken for a trap, a small file that says that it is huge

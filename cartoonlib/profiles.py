@@ -87,6 +87,7 @@ class Profile:
     tanh: bool = False  # True: tanh on the generator's output
     slope: float = 0.2  # of LeakyReLU; the seed's is 0.01
     output_eps: float = 1.0e-2  # of the guided filter on the output; the seed's is 0.1
+    output_radius: int = 2  # of the same, px; at 1, the original's, strokes can grow on smooth skin
 
     padding: str = "replicate"  # of the generator's convolutions; zeros, the original's, tell where the border is
 
@@ -103,7 +104,7 @@ class Profile:
         _check(0 < self.test_fraction < 1, "test_fraction", "between 0 and 1")
         _check(0 <= self.ema < 1, "ema", "from 0 to below 1")
         steps = ("train_steps", "ablation_steps", "log_every", "checkpoint_every")
-        for key in steps + ("batch", "segments", "perceptual_every", "processes", "bench_repeats"):
+        for key in steps + ("batch", "segments", "perceptual_every", "processes", "bench_repeats", "output_radius"):
             _check(getattr(self, key) >= 1, key, "1 or more")
         if self.processes > 1:  # each takes its part of the batch, and every n-th image of that
             parts = self.processes * self.perceptual_every

@@ -65,7 +65,7 @@ class SeedStep:
     def __init__(self, profile: Profile, device: torch.device):
         torch.manual_seed(profile.seed)
         self.profile, self.device, self.dtype = profile, device, torch.float32
-        self.generator = Generator(slope=0.01, tanh=True, skips=False, filter_eps=0.1, padding="zeros").to(device)
+        self.generator = Generator(slope=0.01, tanh=True, skips=False, filter_eps=0.1, filter_radius=1, padding="zeros").to(device)
         self.d_surface = PatchDiscriminator(3, slope=0.01, sigmoid=True).to(device)
         self.d_texture = PatchDiscriminator(1, slope=0.01, sigmoid=True).to(device)
         self.perceptual = vgg19_without_download().requires_grad_(True).to(device)

@@ -55,7 +55,8 @@ def pick_dtype(profile: Profile, device: torch.device) -> torch.dtype:
 def build_generator(profile: Profile) -> Generator:
     """The untrained generator of a profile, the same weights for the same seed."""
     torch.manual_seed(profile.seed)
-    return Generator(profile.slope, profile.tanh, profile.skips, profile.output_eps, profile.padding)
+    p = profile
+    return Generator(p.slope, p.tanh, p.skips, p.output_eps, p.output_radius, p.padding)
 
 
 def _adam(rate: float, *modules: nn.Module, capturable: bool = False) -> torch.optim.Adam:

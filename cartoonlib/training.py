@@ -88,7 +88,8 @@ def load_generator(path: Path) -> Generator:
     """The inverse of save_generator: a Generator in evaluation mode on the CPU. Nothing is unpickled."""
     with safe_open(path, framework="pt") as file:
         architecture = json.loads(file.metadata()["about"])["architecture"]
-        generator = Generator(**{"padding": "zeros"} | architecture)  # older files name no padding: it was zeros
+        older = {"padding": "zeros", "filter_radius": 1}  # what files that do not name these were made with
+        generator = Generator(**older | architecture)
         generator.load_state_dict({key: file.get_tensor(key) for key in file.keys()})
     return generator.eval().requires_grad_(False)
 

@@ -155,7 +155,7 @@ def saved(image: Image.Image, path: Path, **options) -> Path:
     return path
 
 
-@pytest.mark.parametrize("suffix", ["png", "webp", "bmp", "tiff", "jpg", "gif"])
+@pytest.mark.parametrize("suffix", ["png", "webp", "bmp", "tiff", "jpg", "gif", "avif", "heic"])
 def test_formats_are_read(suffix, tmp_path):
     image = Image.new("RGB", (40, 30), (200, 100, 50))
     rgb, alpha = pictures.read(saved(image, tmp_path / f"a.{suffix}"))
@@ -555,7 +555,7 @@ def test_an_exported_generator_draws_the_same(shipped, photo, tmp_path, generato
     source, model = saved(Image.fromarray(photo), tmp_path / "a.png"), tmp_path / "plain.onnx"
     assert command("--style", "plain", "--export", model) == 0 and "differs from PyTorch by" in capsys.readouterr().out
     by_file = cartoonize.load(str(model))
-    assert by_file.filter_eps == generator.filter_eps
+    assert (by_file.filter_eps, by_file.filter_radius) == (generator.filter_eps, generator.filter_radius)
     drawn = cartoonize.cartoonize(by_file, photo, scale=1).astype(int)
     assert abs(drawn - cartoonize.cartoonize(generator, photo, scale=1)).max() <= 1
     for number, how in enumerate((["--style", "plain"], ["--style", "plain", "--runtime", "onnx"], ["--style", model])):

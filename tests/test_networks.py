@@ -81,9 +81,9 @@ def test_any_size_comes_back(size):
 def test_the_output_is_filtered_with_the_photo_as_guide():
     generator = Generator(filter_eps=0.1).requires_grad_(False)
     photo = images(1, 3, 16, 16)
-    expected = guided_filter(photo, generator.unfiltered(photo), radius=1, eps=0.1)
+    expected = guided_filter(photo, generator.unfiltered(photo), radius=2, eps=0.1)
     assert torch.equal(generator(photo), expected)
-    assert not torch.allclose(generator(photo), guided_filter(photo, generator.unfiltered(photo), radius=1, eps=0.01))
+    assert not torch.allclose(generator(photo), guided_filter(photo, generator.unfiltered(photo), radius=2, eps=0.01))
 
 
 def test_far_pixels_do_not_matter():
@@ -106,7 +106,7 @@ def test_linear_output_can_leave_the_range_and_tanh_cannot():
 
 
 def test_the_defaults_are_whiteboxes_but_for_the_padding():
-    settings = {"slope": 0.2, "tanh": False, "skips": True, "filter_eps": 0.01, "padding": "replicate"}
+    settings = {"slope": 0.2, "tanh": False, "skips": True, "filter_eps": 0.01, "filter_radius": 2, "padding": "replicate"}
     assert Generator().settings() == settings
     assert PatchDiscriminator(3).layers[1].negative_slope == 0.2
 
@@ -166,7 +166,7 @@ def test_every_convolution_of_a_discriminator_has_spectral_norm_one():
 
 
 def test_a_saved_generator_comes_back_to_the_bit(tmp_path):
-    generator = Generator(slope=0.3, tanh=True, skips=False, filter_eps=0.07)
+    generator = Generator(slope=0.3, tanh=True, skips=False, filter_eps=0.07, filter_radius=3)
     save_generator(generator, tmp_path / "new" / "generator.safetensors", title="a test")
     loaded = load_generator(tmp_path / "new" / "generator.safetensors")
     photo = images(1, 3, 20, 24)

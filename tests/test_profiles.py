@@ -76,9 +76,11 @@ def test_what_each_ablation_changes():
     added = [changes(row, base) for row in rows["added"].values()]
     equal_rates = {"discriminator_rate": base.generator_rate}
     squared = {"edge_aware": False, "total_variation": 0.5}
-    assert added == [{"color_grade": False}, {"texture_features": False}, squared, pytest.approx(equal_rates)]
+    small_filter = {"output_radius": 1}
+    changed = [{"color_grade": False}, {"texture_features": False}, squared, pytest.approx(equal_rates), small_filter]
+    assert added == changed
     seed = rows["seed"].pop("seed")
-    assert (seed.color, seed.texture_features, seed.edge_aware) == (0, False, False)
+    assert (seed.color, seed.texture_features, seed.edge_aware, seed.output_radius) == (0, False, False, 1)
     assert seed.discriminator_rate == seed.generator_rate
     again = [row.replace(seed=base.seed) for row in rows["again"].values()]
     assert all(row.seed != base.seed for row in rows["again"].values())

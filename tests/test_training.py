@@ -216,7 +216,7 @@ def test_the_faces_that_are_watched_can_be_others(tmp_path, face_set, cartoon_se
 def test_what_a_run_leaves(finished, face_set, cartoon_set):
     folder, run, _ = finished("fp32")
     generator = load_generator(run.folder / "generator.safetensors")
-    settings = {"slope": 0.2, "tanh": False, "skips": True, "filter_eps": 0.01, "padding": "replicate"}
+    settings = {"slope": 0.2, "tanh": False, "skips": True, "filter_eps": 0.01, "filter_radius": 2, "padding": "replicate"}
     assert generator.settings() == settings
     assert not generator.training and count_parameters(generator) == 0
     with safe_open(run.folder / "generator.safetensors", framework="pt") as file:
