@@ -1,0 +1,126 @@
+"""How long drawing a photo takes, and how much memory, from 128 px to 24 megapixels: a table of notebook 06.
+
+`python -m cartoonlib.drawing HOW HEIGHT WIDTH REPEATS` and `... command PHOTO FOLDER` are the processes whose time and
+memory are measured.
+"""
+
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from skimage.data import astronaut
+
+from . import bench, cartoonize, data, exports, paths
+from .figures import number
+from .profiles import Profile
+
+COMMAND = "the command"  # `cartoonize photo.jpg` from its start to its end, Python's start and the JPEG among it
+USUAL = "usual scale"  # what it does with the photo once that is read, the network looking at 512 px
+WHOLE = "whole"  # the generator alone on all pixels at once, float32: no tiles, no bytes, no mixing
+# The others look at all pixels too (`--scale 1`), in tiles.
+WAYS = (COMMAND, USUAL, "float32", "bfloat16", "ONNX Runtime", WHOLE)
+MOST_WHOLE = 4.2e6  # px that are tried whole, for each takes some 900 bytes
+
+
+def sizes(p: Profile) -> list[tuple[int, int]]:
+    """Heights and widths to measure, up to a telephone's 12 and a camera's 24 megapixels where there is time."""
+    all_sizes = [(128, 128), (512, 512), (1024, 1024), (2048, 2048), (3000, 4000), (4000, 6000)]
+    return all_sizes[: 1 if p.bench_repeats == 1 else 2 if p.bench_repeats < 5 else None]
+
+
+def measure(p: Profile, progress: Callable[[str], None] = print) -> list[dict]:
+    """By size and way of drawing: seconds, and the peak memory of a process that does nothing else, libraries included."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for height, width in sizes(p):
+            photo = Path(folder) / f"{height}x{width}.jpg"
+            _photo(height, width).save(photo, quality=92)
+            for way in WAYS:
+                if way == WHOLE and height * width > MOST_WHOLE:
+                    continue
+                progress(f"{width} x {height} px, {way}")
+                if way == COMMAND:
+                    turns = [_timed("command", str(photo), f"{folder}/{turn}") for turn in range(p.bench_repeats)]
+                    found = turns[0][0] | {"seconds": bench.spread(seconds for _, seconds in turns)}
+                else:
+                    found, _ = _timed(way, str(height), str(width), str(p.bench_repeats))
+                rows.append({"height": height, "width": width, "way": way, **found})
+    return rows
+
+
+def _photo(height: int, width: int) -> Image.Image:
+    return Image.fromarray(astronaut()).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def _timed(*arguments: str) -> tuple[dict, float]:
+    """What a process of this module printed at its end, and its seconds from start to end."""
+    command, start = [sys.executable, "-m", "cartoonlib.drawing", *arguments], time.perf_counter()
+    done = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True)
+    if done.returncode:
+        return {"failed": (done.stderr.strip().splitlines() or ["it was killed"])[-1]}, time.perf_counter() - start
+    return json.loads(done.stdout.splitlines()[-1]), time.perf_counter() - start
+
+
+def _draw(way: str, height: int, width: int, repeats: int) -> dict:
+    generator, photo = cartoonize.load(cartoonize.styles()[0]), np.asarray(_photo(height, width))
+    if way == "ONNX Runtime":
+        generator = exports.OnnxGenerator(exports.to_onnx(generator))
+    draw = partial(cartoonize.cartoonize, generator, photo, scale=None if way == USUAL else 1.0)
+    if way == WHOLE:
+        draw = partial(generator, data.to_tensor(photo[None]))
+    lower = torch.autocast("cpu", torch.bfloat16) if way == "bfloat16" else contextlib.nullcontext()
+    with torch.no_grad(), lower:
+        seconds = bench.timed({way: draw}, repeats, time.perf_counter)[way]
+    return {"seconds": bench.spread(seconds), "peak_mb": bench.peak_memory(torch.device("cpu"))}
+
+
+def flicker(generator: Callable, frames: int = 12) -> dict[str, float]:
+    """Mean change from one frame to the next once their motion is taken out, in steps of 255: of a film, and its cartoon.
+
+    The film is a camera that moves over a photo by one and two px a frame, with a sensor's noise of deviation 2, so
+    that the motion is known exactly; its middle is compared, for the borders come and go.
+    """
+    photo, noise = np.asarray(_photo(512, 512)).astype(np.float32), np.random.default_rng(0)
+    film = [photo[2 * t : 2 * t + 384, t : t + 384] for t in range(frames)]
+    film = [np.clip(frame + noise.normal(0, 2, frame.shape), 0, 255).round().astype(np.uint8) for frame in film]
+    drawn = [cartoonize.cartoonize(generator, frame) for frame in film]
+
+    def change(images: list[np.ndarray]) -> float:
+        still = [image[64 - 2 * t : 320 - 2 * t, 64 - t : 320 - t].astype(np.float32) for t, image in enumerate(images)]
+        return float(np.mean([np.abs(b - a).mean() for a, b in zip(still, still[1:])]))
+
+    return {"film": change(film), "cartoon": change(drawn)}
+
+
+def lines(rows: list[dict]) -> list[list[str]]:
+    """A line a size for a table: seconds and peak memory of every way."""
+    table = []
+    for size in dict.fromkeys((row["height"], row["width"]) for row in rows):
+        own = {row["way"]: row for row in rows if (row["height"], row["width"]) == size}
+        cells = [_cell(own.get(way)) for way in WAYS]
+        table.append([f"{size[1]} x {size[0]}, {number(size[0] * size[1] / 1e6)} MP", *cells])
+    return table
+
+
+def _cell(row: dict | None) -> str:
+    if row is None:
+        return "not tried"
+    return row.get("failed") or f"{number(row['seconds']['median'])} s, {number(row['peak_mb'] / 1000)} GB"
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["command", photo, folder]:
+            cartoonize.main([photo, "-o", folder])
+            print(json.dumps({"peak_mb": bench.peak_memory(torch.device("cpu"))}))
+        case [way, height, width, repeats]:
+            print(json.dumps(_draw(way, int(height), int(width), int(repeats))))
