@@ -312,6 +312,19 @@ def join(profile: str) -> Path:
     return path
 
 
+def readme_tables(rows: list[dict]) -> str:
+    """Two markdown tables: the styles beside photos and cartoons, and, folded, the rows of the ablation table."""
+    styles = [row for row in rows if row["group"] in ("photo", "style", "cartoons")]
+    others = [row for row in rows if row not in styles and row["metric"] in README_METRICS]
+    table = figures.table_markdown(styles, README_METRICS)
+    if not others:
+        return table
+    first, folded = others[0], figures.table_markdown(others, README_METRICS)
+    title = f"{len({row['variant'] for row in others})} rows of sweeps, ablations and repairs"
+    summary = f"<summary>{title}: {first['style']}, {first['steps']} steps each</summary>"
+    return f"{table}\n\n<details>{summary}\n\n{folded}\n\n</details>"
+
+
 def update_readme(profile: str = "quick") -> None:
     """Write the results table between the README's markers, from the metrics.json of a profile."""
     source = paths.RESULTS / profile / "metrics.json"
@@ -319,7 +332,7 @@ def update_readme(profile: str = "quick") -> None:
         raise InputError(f"{source} is missing: make reproduce PROFILE={profile} makes it.")
     content = json.loads(source.read_text())
     rows, about = content["metrics"], content["environment"]
-    table = figures.table_markdown(rows, README_METRICS)
+    table = readme_tables(rows)
     note = f"n = {rows[0]['n']} held-out photos, {about['device']}, {about['precision']}, commit {about['commit']}"
     path = paths.ROOT / "README.md"
     first, last = (marker.format(profile) for marker in README_MARKERS)

@@ -170,7 +170,7 @@ def test_the_table_of_the_readme_is_that_of_the_results(profile):
     rows = committed(f"{profile}/metrics.json")["metrics"]
     first, last = (marker.format(profile) for marker in report.README_MARKERS)
     place = (paths.ROOT / "README.md").read_text().split(first)[1].split(last)[0]
-    assert figures.table_markdown(rows, report.README_METRICS) in place
+    assert report.readme_tables(rows) in place
 
 
 def test_what_the_readme_says_of_the_generators_is_what_was_measured():
