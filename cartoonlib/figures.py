@@ -29,6 +29,7 @@ METRICS = {  # the arrow marks those of which less is better
     "kid_photo": "KID × 1000 to photos", "frechet_photo": "Fréchet distance to photos",
     "flatness": "share of flat pixels", "content_distance": "content distance ↓",
     "landmark_error": "landmark error / eye distance ↓", "milliseconds": "ms an image ↓",
+    "hand_made_error": "distance to hand-made points / eye distance ↓",
 }  # fmt: skip
 styled = plt.style.context(Path(__file__).with_name("cartoonlib.mplstyle"))
 
@@ -238,7 +239,7 @@ def _measured(rows: list[dict], metric: str) -> tuple[dict[tuple, dict], str]:
     if not found:
         known = ", ".join(sorted({row["metric"] for row in rows}))
         raise InputError(f"No `{metric}` was measured: choose one of {known or 'what you measure first'}.")
-    features = ", ".join(dict.fromkeys(row["features"] for row in found.values() if row["features"]))
+    features = ", ".join(dict.fromkeys(row["features"] for row in found.values() if row["features"] not in ("", "-")))
     return found, METRICS.get(metric, metric) + f" ({features})" * bool(features)
 
 
@@ -324,6 +325,12 @@ def tradeoff(rows: list[dict], x: str = "landmark_error", y: str = "kid_cartoon"
 def number(value: float) -> str:
     """Three digits, without an exponent; what rounding leaves of a zero is one."""
     return np.format_float_positional(round(value, 9), 3, unique=False, fractional=False, trim="-")
+
+
+def signed(row: dict) -> str:
+    """A difference with its interval, and whether that holds zero."""
+    value, low, high = (("+" if row[key] >= 0 else "") + number(row[key]) for key in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]" + ("" if row["low"] > 0 or row["high"] < 0 else " (not resolved)")
 
 
 def table(titles: list[str], lines: list[list], texts: int = 1) -> str:

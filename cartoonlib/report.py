@@ -312,27 +312,45 @@ def join(profile: str) -> Path:
     return path
 
 
-def readme_tables(rows: list[dict]) -> str:
-    """Two markdown tables: the styles beside photos and cartoons, and, folded, the rows of the ablation table."""
-    styles = [row for row in rows if row["group"] in ("photo", "style", "cartoons")]
-    others = [row for row in rows if row not in styles and row["metric"] in README_METRICS]
-    table = figures.table_markdown(styles, README_METRICS)
-    if not others:
-        return table
-    first, folded = others[0], figures.table_markdown(others, README_METRICS)
-    title = f"{len({row['variant'] for row in others})} rows of sweeps, ablations and repairs"
-    summary = f"<summary>{title}: {first['style']}, {first['steps']} steps each</summary>"
-    return f"{table}\n\n<details>{summary}\n\n{folded}\n\n</details>"
+def readme_tables(rows: list[dict], findings: dict) -> str:
+    """Markdown tables: styles beside photos and cartoons, goals, and, folded, the ablation table and its differences."""
+    styles = [row for row in rows if row["group"] in ("photo", "style", "cartoons", "london")]
+    others = [row for row in rows if row not in styles]
+    measured = [metric for metric in (*README_METRICS, "hand_made_error", "milliseconds") if _has(styles, metric)]
+    goals, tables = findings["goals"], [figures.table_markdown(styles, measured)]
+    tables.append(figures.table(list(goals[0]), [list(goal.values()) for goal in goals], 4))
+    if others:
+        what = f"{others[0]['style']}, {others[0]['steps']} steps each"
+        count = len({row["variant"] for row in others})
+        tables.append(_folded(f"{count} variants: {what}", figures.table_markdown(others, README_METRICS)))
+    found = {(d["variant"], d["reference"], d["metric"]): figures.signed(d) for d in findings["differences"]}
+    metrics = list(dict.fromkeys(metric for *_, metric in found))
+    pairs = dict.fromkeys((variant, reference) for variant, reference, _ in found)
+    lines = [[*pair, *(found[*pair, metric] for metric in metrics)] for pair in pairs]
+    if lines:
+        titles = ["variant", "compared with", *(figures.METRICS.get(metric, metric) for metric in metrics)]
+        tables.append(_folded("Differences, with paired intervals", figures.table(titles, lines, 2)))
+    return "\n\n".join(tables)
+
+
+def _has(rows: list[dict], metric: str) -> bool:
+    return any(row["metric"] == metric for row in rows)
+
+
+def _folded(title: str, content: str) -> str:
+    return f"<details><summary>{title}</summary>\n\n{content}\n\n</details>"
 
 
 def update_readme(profile: str = "quick") -> None:
     """Write the results table between the README's markers, from the metrics.json of a profile."""
-    source = paths.RESULTS / profile / "metrics.json"
-    if not source.exists():
-        raise InputError(f"{source} is missing: make reproduce PROFILE={profile} makes it.")
-    content = json.loads(source.read_text())
+    content = {}
+    for name in ("metrics", "findings"):
+        source = paths.RESULTS / profile / f"{name}.json"
+        if not source.exists():
+            raise InputError(f"{source} is missing: make reproduce PROFILE={profile} makes it.")
+        content |= json.loads(source.read_text())
     rows, about = content["metrics"], content["environment"]
-    table = readme_tables(rows)
+    table = readme_tables(rows, content["findings"])
     note = f"n = {rows[0]['n']} held-out photos, {about['device']}, {about['precision']}, commit {about['commit']}"
     path = paths.ROOT / "README.md"
     first, last = (marker.format(profile) for marker in README_MARKERS)
