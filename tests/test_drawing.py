@@ -1,0 +1,46 @@
+"""What notebook 06 measures of drawing photos: its table, its processes, and the flicker of a film."""
+
+import numpy as np
+import pytest
+import torch
+
+from cartoonlib import cartoonize, drawing
+from cartoonlib.networks import Generator
+from cartoonlib.profiles import load
+
+
+def test_more_repeats_measure_more_sizes():
+    counts = [len(drawing.sizes(load("bench", {"bench_repeats": repeats}))) for repeats in (1, 2, 5)]
+    assert counts == [1, 2, 6] and drawing.sizes(load("bench"))[-1] == (4000, 6000)
+
+
+def test_the_table_has_a_line_a_size_and_says_what_failed_or_was_not_tried():
+    row = {"height": 3000, "width": 4000, "way": drawing.USUAL, "seconds": {"median": 2.5}, "peak_mb": 1234.0}
+    (line,) = drawing.lines([row, {"height": 3000, "width": 4000, "way": "float32", "failed": "it was killed"}])
+    assert line[0] == "4000 x 3000, 12 MP" and len(line) == 1 + len(drawing.WAYS)
+    cells = dict(zip(drawing.WAYS, line[1:], strict=True))
+    assert cells[drawing.USUAL] == "2.5 s, 1.23 GB" and cells["float32"] == "it was killed"
+    assert cells[drawing.WHOLE] == "not tried"
+
+
+def test_a_process_measures_one_way_and_one_that_fails_says_why():
+    if not cartoonize.styles():
+        pytest.skip("needs the generators that come with the project: git checkout results/reference/generators")
+    found, seconds = drawing._timed("float32", "64", "80", "1")
+    assert 0 < found["seconds"]["min"] <= found["seconds"]["max"] < seconds and 100 < found["peak_mb"] < 4000
+    failed, _ = drawing._timed("command", "no such photo.jpg", "nowhere")
+    assert "no such photo.jpg" in failed["failed"] and "Traceback" not in failed["failed"]
+
+
+def test_flicker_takes_the_motion_out():
+    """A generator that gives the photo back flickers as the film does; one that draws a fixed pattern flickers more."""
+    identity = Generator().eval().requires_grad_(False)
+    identity.unfiltered, identity.filter_eps = lambda image: image, 1e-9
+    still = drawing.flicker(identity, frames=3)
+    assert still["film"] == pytest.approx(2 * 2 / np.pi**0.5, rel=0.1)  # of two frames' noise of deviation 2
+    assert still["cartoon"] == pytest.approx(still["film"], rel=0.05)
+    stripes = Generator().eval().requires_grad_(False)
+    stripes.filter_eps = 1e-9
+    stripes.unfiltered = lambda image: image + 0.3 * (torch.arange(image.shape[-1]) // 8 % 2)
+    assert drawing.flicker(stripes, frames=3)["cartoon"] > 1.5 * still["cartoon"]
+
