@@ -22,8 +22,8 @@ test: .venv/ready ## unit tests, then the notebooks under nbval
 cartoonize: .venv/ready ## turn a photo, or a folder of photos, into cartoons: make cartoonize PHOTO=photo.jpg STYLE=anime
 	@$(if $(PHOTO),,$(error Say which photo: make cartoonize PHOTO=photo.jpg))$(BIN)/python -m cartoonlib "$$PHOTO" --style "$$STYLE"
 
-demo: .venv/ready ## the same in a browser: notebook 00 as a page, for this machine alone
-	@$(BIN)/voila notebooks/00_cartoonize.ipynb --token --Voila.ip=127.0.0.1 --VoilaConfiguration.file_whitelist="[]"
+demo: .venv/ready ## the same in a browser: notebook 00 as a page, for this machine alone, at the address that it prints
+	@cd notebooks && $(abspath $(BIN))/voila 00_cartoonize.ipynb
 
 bench: .venv/ready ## time a training step beside the seed's, its parts, its growth and its floor (notebook 06 at 128 px)
 	@$(BIN)/python -m cartoonlib.bench

@@ -1,7 +1,7 @@
 """How long drawing a photo takes, and how much memory, from 128 px to 24 megapixels: a table of notebook 06.
 
-`python -m cartoonlib.drawing HOW HEIGHT WIDTH REPEATS` and `... command PHOTO FOLDER` are the processes whose time and
-memory are measured.
+`python -m cartoonlib.drawing WAY GENERATOR HEIGHT WIDTH REPEATS` is the process whose time and memory are measured:
+`python -m cartoonlib.drawing float32 comic 3000 4000 1` for a telephone's photo.
 """
 
 import contextlib
@@ -28,6 +28,13 @@ USUAL = "usual scale"  # what it does with the photo once that is read, the netw
 WHOLE = "whole"  # the generator alone on all pixels at once, float32: no tiles, no bytes, no mixing
 # The others look at all pixels too (`--scale 1`), in tiles.
 WAYS = (COMMAND, USUAL, "float32", "bfloat16", "ONNX Runtime", WHOLE)
+ONLY_THE_COMMAND = """
+import sys
+from cartoonlib.cartoonize import main
+main(sys.argv[1:])
+peak = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print('{"peak_mb": %f}' % (int(peak) * 1024 / 1e6))
+"""  # and what it takes of memory, which only Linux tells; nothing else is imported
 MOST_WHOLE = 4.2e6  # px that are tried whole, for each takes some 900 bytes
 
 
@@ -39,8 +46,10 @@ def sizes(p: Profile) -> list[tuple[int, int]]:
 
 def measure(p: Profile, progress: Callable[[str], None] = print) -> list[dict]:
     """By size and way of drawing: seconds, and the peak memory of a process that does nothing else, libraries included."""
-    rows = []
+    rows, style = [], cartoonize.styles()[0]
     with tempfile.TemporaryDirectory() as folder:
+        exported = f"{folder}/{style}.onnx"
+        Path(exported).write_bytes(exports.to_onnx(cartoonize.load(style)))
         for height, width in sizes(p):
             photo = Path(folder) / f"{height}x{width}.jpg"
             _photo(height, width).save(photo, quality=92)
@@ -49,10 +58,13 @@ def measure(p: Profile, progress: Callable[[str], None] = print) -> list[dict]:
                     continue
                 progress(f"{width} x {height} px, {way}")
                 if way == COMMAND:
-                    turns = [_timed("command", str(photo), f"{folder}/{turn}") for turn in range(p.bench_repeats)]
-                    found = turns[0][0] | {"seconds": bench.spread(seconds for _, seconds in turns)}
+                    turns = [_timed("-c", ONLY_THE_COMMAND, str(photo), "-o", f"{folder}/{turn}") for turn in range(p.bench_repeats)]
+                    failed = [found for found, _ in turns if "failed" in found]
+                    found = failed[0] if failed else turns[0][0] | {"seconds": bench.spread(seconds for _, seconds in turns)}
                 else:
-                    found, _ = _timed(way, str(height), str(width), str(p.bench_repeats))
+                    generator = exported if way == "ONNX Runtime" else style
+                    module = ("-m", "cartoonlib.drawing", way, generator, str(height), str(width), str(p.bench_repeats))
+                    found, _ = _timed(*module)
                 rows.append({"height": height, "width": width, "way": way, **found})
     return rows
 
@@ -62,18 +74,19 @@ def _photo(height: int, width: int) -> Image.Image:
 
 
 def _timed(*arguments: str) -> tuple[dict, float]:
-    """What a process of this module printed at its end, and its seconds from start to end."""
-    command, start = [sys.executable, "-m", "cartoonlib.drawing", *arguments], time.perf_counter()
-    done = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True)
+    """What a Python process printed at its end, and its seconds from start to end."""
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, *arguments], cwd=paths.ROOT, capture_output=True, text=True)
+    seconds = time.perf_counter() - start
+    if done.returncode < 0:
+        return {"failed": "it was killed, most likely for want of memory"}, seconds
     if done.returncode:
-        return {"failed": (done.stderr.strip().splitlines() or ["it was killed"])[-1]}, time.perf_counter() - start
-    return json.loads(done.stdout.splitlines()[-1]), time.perf_counter() - start
+        return {"failed": (done.stderr.strip().splitlines() or ["no reason"])[-1].replace("|", "/")}, seconds
+    return json.loads(done.stdout.splitlines()[-1]), seconds
 
 
-def _draw(way: str, height: int, width: int, repeats: int) -> dict:
-    generator, photo = cartoonize.load(cartoonize.styles()[0]), np.asarray(_photo(height, width))
-    if way == "ONNX Runtime":
-        generator = exports.OnnxGenerator(exports.to_onnx(generator))
+def _draw(way: str, generator: str, height: int, width: int, repeats: int) -> dict:
+    generator, photo = cartoonize.load(generator), np.asarray(_photo(height, width))
     draw = partial(cartoonize.cartoonize, generator, photo, scale=None if way == USUAL else 1.0)
     if way == WHOLE:
         draw = partial(generator, data.to_tensor(photo[None]))
@@ -118,9 +131,5 @@ def _cell(row: dict | None) -> str:
 
 
 if __name__ == "__main__":
-    match sys.argv[1:]:
-        case ["command", photo, folder]:
-            cartoonize.main([photo, "-o", folder])
-            print(json.dumps({"peak_mb": bench.peak_memory(torch.device("cpu"))}))
-        case [way, height, width, repeats]:
-            print(json.dumps(_draw(way, int(height), int(width), int(repeats))))
+    way, generator, *numbers = sys.argv[1:]
+    print(json.dumps(_draw(way, generator, *map(int, numbers))))

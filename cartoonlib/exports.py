@@ -47,7 +47,7 @@ class OnnxGenerator:
         try:
             self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
             about = self.session.get_modelmeta().custom_metadata_map
-            self.filter_eps, self.filter_radius = float(about["filter_eps"]), int(about["filter_radius"])
+            self.filter_eps, self.filter_radius = float(about["filter_eps"]), int(about.get("filter_radius", 1))
             self(torch.zeros(1, 3, 16, 16)), self.unfiltered(torch.zeros(1, 3, 16, 16))
         except Exception as error:  # ONNX Runtime raises many kinds
             name = "this" if isinstance(model, bytes) else model

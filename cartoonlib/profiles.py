@@ -100,11 +100,12 @@ class Profile:
         _check(self.color_shift in ("batch", "pixel"), "color_shift", "batch or pixel")
         _check(self.padding in ("replicate", "zeros"), "padding", "replicate or zeros")
         _check(self.size >= 32, "size", "32 or more")
+        _check(self.output_radius in (1, 2), "output_radius", "1 or 2, for tiles of photos overlap no farther")
         _check(bool(self.faces) and bool(self.styles), "faces and styles", "a list with one name or more")
         _check(0 < self.test_fraction < 1, "test_fraction", "between 0 and 1")
         _check(0 <= self.ema < 1, "ema", "from 0 to below 1")
         steps = ("train_steps", "ablation_steps", "log_every", "checkpoint_every")
-        for key in steps + ("batch", "segments", "perceptual_every", "processes", "bench_repeats", "output_radius"):
+        for key in steps + ("batch", "segments", "perceptual_every", "processes", "bench_repeats"):
             _check(getattr(self, key) >= 1, key, "1 or more")
         if self.processes > 1:  # each takes its part of the batch, and every n-th image of that
             parts = self.processes * self.perceptual_every

@@ -257,15 +257,25 @@ def execute(notebook: Path, target: Path, profile: str) -> None:
 
 def _tidied(executed: str) -> str:
     """An executed notebook without what is this run's alone: papermill's notes, times of cells, where folders lie."""
+    names = {"RESULTS": "results", "RAW": "data/raw", "PROCESSED": "data/processed"}
+    names |= {"PACKAGES": "data/packages", "WEIGHTS": "data/weights"}
+    moved = {f"{getattr(paths, key)}{os.sep}": f"{name}/" for key, name in names.items()} | {f"{paths.ROOT}{os.sep}": ""}
+
+    def told(value):  # text that was printed or shown; never the bytes of a picture
+        if isinstance(value, list):
+            return [told(one) for one in value]
+        for folder in sorted(moved, key=len, reverse=True):
+            value = value.replace(folder, moved[folder])
+        return value
+
     content = json.loads(executed)
     for holder in (content, *content["cells"]):
         for key in ("papermill", "execution"):
             holder["metadata"].pop(key, None)
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    moved = {paths.RESULTS: "results", paths.RAW: "data/raw", paths.PROCESSED: "data/processed", paths.WEIGHTS: "data/weights"}
-    for folder, name in moved.items():
-        text = text.replace(str(folder), name)
-    return text.replace(f"{paths.ROOT}{os.sep}", "")
+    for output in (output for cell in content["cells"] for output in cell.get("outputs", ())):
+        for texts, keys in ((output, ("text",)), (output.get("data", {}), ("text/plain", "text/markdown", "text/html"))):
+            texts |= {key: told(texts[key]) for key in keys if key in texts}
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
 def reproduce(profile: str) -> None:
@@ -344,11 +354,11 @@ def _folded(title: str, content: str) -> str:
 def update_readme(profile: str = "quick") -> None:
     """Write the results table between the README's markers, from the metrics.json of a profile."""
     content = {}
-    for name in ("metrics", "findings"):
+    for name in ("findings", "metrics"):
         source = paths.RESULTS / profile / f"{name}.json"
         if not source.exists():
             raise InputError(f"{source} is missing: make reproduce PROFILE={profile} makes it.")
-        content |= json.loads(source.read_text())
+        content |= json.loads(source.read_text())  # one notebook writes both
     rows, about = content["metrics"], content["environment"]
     table = readme_tables(rows, content["findings"])
     note = f"n = {rows[0]['n']} held-out photos, {about['device']}, {about['precision']}, commit {about['commit']}"

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -40,8 +41,9 @@ return canvas.toDataURL("image/png").split(",")[1];
 def address(tmp_path_factory):
     """Of the page that `make demo` serves, with its token."""
     log = tmp_path_factory.mktemp("demo") / "log"
-    environment = os.environ | {"BROWSER": "true", "CARTOONLIB_RESULTS": str(log.parent)}  # `true` opens no window
-    command = ["make", "demo", f"BIN={Path(sys.executable).parent}"]
+    environment = {key: value for key, value in os.environ.items() if key != "JUPYTER_TOKEN"}
+    environment["CARTOONLIB_RESULTS"] = str(log.parent)
+    command = ["make", "-o", ".venv/ready", "demo", f"BIN={Path(sys.executable).parent}"]
     with log.open("w") as output:
         server = subprocess.Popen(
             command, cwd=paths.ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
@@ -121,6 +123,7 @@ def test_the_page_draws_the_photo_that_is_given_at_the_strength_that_is_chosen(b
 
 
 def test_a_file_that_is_no_photo_is_named_on_the_page_and_the_last_picture_stays(browser, tmp_path):
+    wait(lambda: picture(browser, 1) is not None, lambda: browser.page_source[-2000:])
     before = picture(browser, 1)
     (tmp_path / "notes.png").write_text("this is text")
     upload(browser, tmp_path / "notes.png")
@@ -131,5 +134,20 @@ def test_a_file_that_is_no_photo_is_named_on_the_page_and_the_last_picture_stays
 def test_the_page_is_for_this_machine_and_for_those_who_have_its_token(address):
     with urllib.request.urlopen(address) as answer:
         assert "login" not in answer.url
-    with urllib.request.urlopen(address.split("?")[0]) as answer:
-        assert "login" in answer.url
+    plain = address.split("?")[0]
+    for place in ("", "api/kernels"):
+        with urllib.request.urlopen(plain + place) as answer:
+            assert "login" in answer.url
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(plain + "voila/files/pictures.png")
+
+
+def test_the_page_asks_nobody_else_for_anything_and_takes_large_photos(browser, tmp_path):
+    wait(lambda: picture(browser, 1) is not None, lambda: browser.page_source[-2000:])
+    noise = np.random.default_rng(0).integers(0, 256, (2000, 2000, 3), np.uint8)
+    PIL.Image.fromarray(noise).save(tmp_path / "large.png")
+    assert (tmp_path / "large.png").stat().st_size > 11e6
+    upload(browser, tmp_path / "large.png")
+    shows(browser, 0, noise)
+    asked = browser.execute_script("return performance.getEntriesByType('resource').filter(r => r.responseStatus).map(r => r.name)")
+    assert asked and all(name.startswith(("http://127.0.0.1", "data:", "blob:")) for name in asked)

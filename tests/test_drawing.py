@@ -26,9 +26,9 @@ def test_the_table_has_a_line_a_size_and_says_what_failed_or_was_not_tried():
 def test_a_process_measures_one_way_and_one_that_fails_says_why():
     if not cartoonize.styles():
         pytest.skip("needs the generators that come with the project: git checkout results/reference/generators")
-    found, seconds = drawing._timed("float32", "64", "80", "1")
+    found, seconds = drawing._timed("-m", "cartoonlib.drawing", "float32", cartoonize.styles()[0], "64", "80", "1")
     assert 0 < found["seconds"]["min"] <= found["seconds"]["max"] < seconds and 100 < found["peak_mb"] < 4000
-    failed, _ = drawing._timed("command", "no such photo.jpg", "nowhere")
+    failed, _ = drawing._timed("-c", drawing.ONLY_THE_COMMAND, "no such photo.jpg", "-o", "nowhere")
     assert "no such photo.jpg" in failed["failed"] and "Traceback" not in failed["failed"]
 
 

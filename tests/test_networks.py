@@ -165,6 +165,17 @@ def test_every_convolution_of_a_discriminator_has_spectral_norm_one():
     assert len(norms) == 7 + 3 and norms == pytest.approx([1.0] * 10, abs=0.1)
 
 
+def test_a_file_that_names_no_padding_and_no_radius_is_drawn_as_it_was(tmp_path):
+    """Files of before these settings had zeros and 1."""
+    generator = Generator(filter_radius=1, padding="zeros")
+    about = generator.settings()
+    del about["filter_radius"], about["padding"]
+    generator.settings = lambda: about
+    save_generator(generator, tmp_path / "old.safetensors")
+    loaded = load_generator(tmp_path / "old.safetensors")
+    assert (loaded.filter_radius, loaded.padding) == (1, "zeros")
+
+
 def test_a_saved_generator_comes_back_to_the_bit(tmp_path):
     generator = Generator(slope=0.3, tanh=True, skips=False, filter_eps=0.07, filter_radius=3)
     save_generator(generator, tmp_path / "new" / "generator.safetensors", title="a test")
