@@ -6,6 +6,7 @@ notebook shows it once. Bad input raises an InputError.
 """
 
 import io
+import re
 import textwrap
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def _images(images: np.ndarray, name: str, count: int = 1) -> np.ndarray:
 
 def _color(name: str) -> str:
     """The colour of the first entry of COLORS that a name contains, else ink."""
-    name = name.removesuffix(", seed 1").replace(" ", "_").replace("colour", "color")
+    name = re.sub(r", seed \d+$", "", name).replace(" ", "_").replace("colour", "color")
     return next((color for key, color in COLORS.items() if key in name), INK)
 
 
@@ -205,8 +206,7 @@ def loss_curves(logs: dict[str, list[dict]], keys: list[str]) -> plt.Figure:
     """A panel a loss, a line a run (title -> log rows with `step`); pale: as logged, full: moving average."""
     if not any(key in row for rows in logs.values() for row in rows for key in keys):
         raise InputError(f"The logs have none of the losses {', '.join(keys)}: train first, or name others.")
-    across, down = min(4, len(keys)), -(-len(keys) // 4)
-    figure, panels = _panels(max(4, 2.5 * across), 1.75 * down + 0.5, down, across, sharex=True)
+    figure, panels = _loss_panels(keys)
     colors = [_color(title) for title in logs]
     colors = colors if len({*colors}) == len(logs) else [f"C{i}" for i in range(len(logs))]
     for ax, key in zip(panels, keys):
@@ -216,19 +216,46 @@ def loss_curves(logs: dict[str, list[dict]], keys: list[str]) -> plt.Figure:
             ax.plot(steps, values, color=color, lw=0.8, alpha=0.3)
             mean = [values[max(0, i - window) : i + window + 1].mean() for i in range(len(values))]
             ax.plot(steps, mean, color=color, label=title)
-        if key.startswith("d_"):
-            ax.axhline(0.25, color=MUTED, lw=1, ls="--", zorder=1)
-            place = {"transform": ax.get_yaxis_transform(), "ha": "right", "va": "bottom"}
-            ax.text(1, 0.253, "cannot tell", fontsize=8, color=MUTED, **place)
-        ax.set_title(key.replace("d_", "discriminator: ").replace("_", " ").replace("color", "colour"))
-        ax.set_ylim(0, max(0.29, ax.get_ylim()[1]) if key.startswith("d_") else None)
+        _finish_loss_panel(ax, key)
+    if len(logs) > 1:
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(5, len(logs)))
+    return figure
+
+
+@styled
+def loss_bands(logs: list[list[dict]], keys: list[str]) -> plt.Figure:
+    """A panel a loss: from the least to the largest value that runs, equal but for their seed, logged at each step."""
+    shared = sorted(set.intersection(*({row["step"] for row in rows} for rows in logs))) if logs else []
+    if not shared:
+        raise InputError("There are no runs with steps in common: train the full method and its other seeds first.")
+    figure, panels = _loss_panels(keys)
+    for ax, key in zip(panels, keys):
+        values = np.array([[row[key] for row in rows if row["step"] in shared] for rows in logs])
+        color = _color(key)
+        ax.fill_between(shared, values.min(axis=0), values.max(axis=0), color=color, alpha=0.3, lw=0)
+        ax.plot(shared, values.mean(axis=0), color=color)
+        _finish_loss_panel(ax, key)
+    return figure
+
+
+def _loss_panels(keys: list[str]) -> tuple[plt.Figure, np.ndarray]:
+    across, down = min(4, len(keys)), -(-len(keys) // 4)
+    figure, panels = _panels(max(4, 2.5 * across), 1.75 * down + 0.5, down, across, sharex=True)
     for i, ax in enumerate(panels):
         ax.set_visible(i < len(keys))
         ax.tick_params(labelbottom=i + across >= len(keys))
     figure.supxlabel("step", fontsize=9)
-    if len(logs) > 1:
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(5, len(logs)))
-    return figure
+    return figure, panels
+
+
+def _finish_loss_panel(ax: plt.Axes, key: str) -> None:
+    """Its title, its range from zero, and for a discriminator the line of one that cannot tell."""
+    if key.startswith("d_"):
+        ax.axhline(0.25, color=MUTED, lw=1, ls="--", zorder=1)
+        place = {"transform": ax.get_yaxis_transform(), "ha": "right", "va": "bottom"}
+        ax.text(1, 0.253, "cannot tell", fontsize=8, color=MUTED, **place)
+    ax.set_title(key.replace("d_", "discriminator: ").replace("_", " ").replace("color", "colour"))
+    ax.set_ylim(0, max(0.29, ax.get_ylim()[1]) if key.startswith("d_") else None)
 
 
 def _measured(rows: list[dict], metric: str) -> tuple[dict[tuple, dict], str]:
@@ -350,3 +377,14 @@ def table_markdown(rows: list[dict], metrics: list[str]) -> str:
 
     lines = [[key[i] for i in shown] + [cell(column.get(key)) for column in found] for key in keys]
     return table([ROW[i] for i in shown] + list(titles), lines, len(shown))
+
+
+def seeds_markdown(seeds: list[dict]) -> str:
+    """A markdown table of runs that differ in their seed: a line a variant and metric, with mean and deviation."""
+    lines = []
+    for row in seeds:
+        features = f" ({row['features']})" * (row["features"] != "-")
+        values = ", ".join(number(value) for value in row["values"])
+        spread = f"{number(row['mean'])} ± {number(row['deviation'])}"
+        lines.append([row["variant"], METRICS.get(row["metric"], row["metric"]) + features, values, spread])
+    return table(["variant", "metric", "seed 0, 1, 2", "mean ± deviation"], lines, 2)

@@ -58,9 +58,10 @@ class Report:
         self.runs = self.folder / "runs"
         self.device = steps.pick_device()
         self._progress = progress
+        self._data: dict[str, str] = {}  # set -> the start of its hash, of those that were opened
 
     def environment(self) -> dict:
-        """Versions, hardware and commit; printed by every notebook and written beside every number."""
+        """Versions, hardware, commit and data opened so far; printed by every notebook, written beside every number."""
         dtype = steps.pick_dtype(self.profile, self.device)
         gpu = torch.cuda.get_device_name() if self.device.type == "cuda" else None
         return {
@@ -71,6 +72,7 @@ class Report:
             "precision": str(dtype).removeprefix("torch."),
             "python": platform.python_version(),
             **{name: version(name) for name in PACKAGES},
+            "data": dict(self._data),
             "commit": commit(),
             "date": datetime.date.today().isoformat(),
         }
@@ -113,9 +115,11 @@ class Report:
 
     def _prepare(self, source: str, limit: int, kind: str) -> "data.ImageSet":
         p = self.profile
-        return data.prepare(
+        images = data.prepare(
             source, p.size, limit=limit, test_fraction=p.test_fraction, kind=kind, progress=self._progress
         )
+        self._data[images.name] = images.hash[:16]
+        return images
 
     def figure(self, name: str, figure, of_the_sets: bool = False) -> None:
         """Show a figure and keep it as results/<profile>/figures/<name>.png.
@@ -329,6 +333,8 @@ def readme_tables(rows: list[dict], findings: dict) -> str:
     measured = [metric for metric in (*README_METRICS, "hand_made_error", "milliseconds") if _has(styles, metric)]
     goals, tables = findings["goals"], [figures.table_markdown(styles, measured)]
     tables.append(figures.table(list(goals[0]), [list(goal.values()) for goal in goals], 4))
+    if findings["seeds"]:
+        tables.append(_folded("Three seeds of the headline rows", figures.seeds_markdown(findings["seeds"])))
     if others:
         what = f"{others[0]['style']}, {others[0]['steps']} steps each"
         count = len({row["variant"] for row in others})

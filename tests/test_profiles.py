@@ -82,9 +82,9 @@ def test_what_each_ablation_changes():
     seed = rows["seed"].pop("seed")
     assert (seed.color, seed.texture_features, seed.edge_aware, seed.output_radius) == (0, False, False, 1)
     assert seed.discriminator_rate == seed.generator_rate
-    again = [row.replace(seed=base.seed) for row in rows["again"].values()]
-    assert all(row.seed != base.seed for row in rows["again"].values())
-    assert again == [base, rows["without"]["without landmark"], seed]
+    repeated = {"full method": base, "without landmark": rows["without"]["without landmark"], "seed": seed}
+    expected = {f"{title}, seed {n}": row.replace(seed=n) for title, row in repeated.items() for n in (1, 2)}
+    assert rows["again"] == expected
     defects = {"skips": False, "color_shift": "pixel", "sigmoid": True, "tanh": True, "slope": 0.01, "output_eps": 0.1}
     assert defects.items() <= changes(seed, base).items()
     all_repairs = changes(rows["seed"].pop("seed + all repairs"), seed)
