@@ -10,11 +10,10 @@ The only conversions between stores (uint8 NHWC) and networks (float32 NCHW in [
 import hashlib
 import itertools
 import json
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ from tqdm import tqdm
 
 from . import paths
 from .paths import InputError
-from .sources import RawImage, Source, disk_errors, find, fingerprint, raw_images
+from .sources import RawImage, Source, find, fingerprint, raw_images
 
 __all__ = ["Batches", "ImageSet", "PerStep", "center_crop", "join", "prepare", "to_tensor", "to_uint8"]
 
@@ -119,15 +118,8 @@ def prepare(
     folder = paths.PROCESSED / f"{entry.name}-{size}-{hashlib.sha256(key.encode()).hexdigest()[:10]}"
     if not folder.is_dir():
         progress(f"{entry.title}: preparing at {size} px")
-        with disk_errors(paths.PROCESSED):
-            paths.PROCESSED.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=paths.PROCESSED, prefix=".") as temporary:
-                made = Path(temporary) / "set"
-                made.mkdir()
-                _prepare(entry, made, round(size * MARGIN), limit, test_fraction)
-                if not folder.is_dir():  # another process may have been faster
-                    os.replace(made, folder)
-    images = ImageSet.load(folder)
+    fill = partial(_prepare, entry, side=round(size * MARGIN), limit=limit, test_fraction=test_fraction)
+    images = ImageSet.load(paths.whole_folder(folder, fill))
     progress(_summary(images))
     return images
 

@@ -27,9 +27,10 @@ from pathlib import Path
 import torch
 
 from . import profiles, report, steps, training
+from .guards import TrainingStopped
 from .paths import InputError
 from .profiles import Profile
-from .training import Run, TrainingStopped
+from .training import Run
 
 
 def run(settings: dict, style: str | None, title: str = "full method", progress: Callable = print) -> str:

@@ -1,11 +1,18 @@
-"""Where things are: absolute folders, nothing else is decided here.
+"""Where things are, and writing there so that nothing is lost: absolute folders, whole files, one writer at a time.
 
 Each folder of large or private files can be moved by an environment variable, so that data and weights may live
 outside the repository.
 """
 
+import contextlib
+import errno
 import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import filelock
 
 
 class InputError(Exception):
@@ -26,12 +33,72 @@ WEIGHTS = _folder("CARTOONLIB_WEIGHTS", ROOT / "data" / "weights")  # frozen net
 RESULTS = _folder("CARTOONLIB_RESULTS", ROOT / "results")
 
 
-def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a file so that it is either the old one or the whole new one, also when the process is killed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+@contextlib.contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turn "no space left" and "not permitted" while writing below a folder into one sentence."""
     try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(temporary, path)
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(f"No space is left on the disk of {folder}: free some and run again.") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise InputError(f"{folder} cannot be written to ({error}): change that or name another.") from error
+        raise
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write a file so that it is either the old one or the whole new one, also when the process is killed.
+
+    InputError when the disk is full or may not be written to.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with disk_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut may leave the new name with nothing in it
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def lock(path: Path, busy: str = "") -> Iterator[None]:
+    """Be the only one of all processes to hold the file at `path`, which stays, empty.
+
+    The system lets go of it when a process ends, however it ends, so that no lock is ever stale. When another process
+    holds it: InputError with the sentence `busy`, or without one wait until it lets go.
+    """
+    with disk_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = filelock.FileLock(path, timeout=0 if busy else -1)
+        try:
+            held.acquire()
+        except filelock.Timeout:
+            raise InputError(busy) from None
+    try:
+        yield
     finally:
-        temporary.unlink(missing_ok=True)
+        held.release()
+
+
+def whole_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
+    """The folder; if it is missing, `fill` is given a new one, which takes its name when all is in it.
+
+    Another process that is filling it already is waited for, and what a killed one has left is deleted.
+    """
+    if folder.is_dir():
+        return folder
+    with disk_errors(folder.parent), lock(folder.with_name(f".{folder.name}.lock")):
+        if folder.is_dir():
+            return folder
+        for left in folder.parent.glob(f".{folder.name}-*"):
+            shutil.rmtree(left)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+            made = Path(temporary) / "made"
+            made.mkdir()
+            fill(made)
+            os.replace(made, folder)
+    return folder

@@ -57,6 +57,7 @@ class Profile:
     bench_repeats: int = 3  # turns in which notebook 06 times steps, and seeds of its comparison, 3 at most
     log_every: int = 50
     checkpoint_every: int = 1000
+    on_divergence: str = "stop"  # back_off: to the last good checkpoint, with half the rates (see training.py)
 
     # loss weights, scale-free (see losses.py)
     content: float = 0.3
@@ -97,6 +98,7 @@ class Profile:
         _check(self.precision in ("auto", "bf16", "fp32"), "precision", "auto, bf16 or fp32")
         _check(self.superpixels in ("slic", "felzenszwalb"), "superpixels", "slic or felzenszwalb")
         _check(self.step in ("auto", "eager", "graph"), "step", "auto, eager or graph")
+        _check(self.on_divergence in ("stop", "back_off"), "on_divergence", "stop or back_off")
         _check(self.color_shift in ("batch", "pixel"), "color_shift", "batch or pixel")
         _check(self.padding in ("replicate", "zeros"), "padding", "replicate or zeros")
         _check(self.size >= 32, "size", "32 or more")
@@ -195,7 +197,8 @@ def ablations(profile: Profile) -> dict[str, dict[str, Profile]]:
     """Group -> title -> profile of every row of the ablation table, from profiles/ablations.yaml.
 
     A row is a set of changes; a change written as `x4` multiplies the profile's own weight of a loss, or rate, by 4.
-    What a style sets for itself is left out, for every row is to differ from the full method by its changes alone.
+    What a style sets for itself is left out, for every row is to differ from the full method by its changes alone; one
+    that diverges stops, which is a result too.
     """
 
     def value(key: str, written: object) -> object:
@@ -208,7 +211,8 @@ def ablations(profile: Profile) -> dict[str, dict[str, Profile]]:
         groups[group] = {}
         for title, changes in rows.items():
             changed = {key: value(key, written) for key, written in (changes or {}).items()}
-            groups[group][title] = profile.replace(**{"train_steps": profile.ablation_steps, "style_settings": {}} | changed)
+            same = {"train_steps": profile.ablation_steps, "style_settings": {}, "on_divergence": "stop"}
+            groups[group][title] = profile.replace(**same | changed)
     return groups
 
 

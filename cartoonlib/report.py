@@ -26,7 +26,7 @@ import PIL.Image
 import torch
 
 from . import data, features, figures, landmarks, paths, profiles, steps, training
-from .paths import InputError, write_atomic
+from .paths import InputError, lock, write_atomic
 from .profiles import Profile
 
 README_METRICS = ["kid_cartoon", "frechet_cartoon", "landmark_error", "content_distance", "flatness"]
@@ -287,8 +287,14 @@ def reproduce(profile: str) -> None:
     settings = profiles.load(profile)  # a wrong name or setting, or missing weights, are said before anything starts
     features.PERCEPTUAL[settings.perceptual]()
     landmarks.landmark_network(settings.landmarks)
-    notebooks = sorted(paths.NOTEBOOKS.glob("[0-9]*.ipynb"))
-    folder = paths.RESULTS / profile / "notebooks"
+    folder = paths.RESULTS / profile
+    with lock(folder / ".lock", f"Another process is making {folder}: wait until it has ended, or stop it."):
+        _reproduce(profile, folder / "notebooks")
+
+
+def _reproduce(profile: str, folder: Path) -> None:
+    first, *others = sorted(paths.NOTEBOOKS.glob("[0-9]*.ipynb"))
+    notebooks = [*others, first]  # 00 draws with the generators that 05 publishes
     started = time.monotonic()
     for number, notebook in enumerate(notebooks, start=1):
         minutes = (time.monotonic() - started) / 60

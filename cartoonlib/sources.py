@@ -4,9 +4,7 @@
 """
 
 import colorsys
-import contextlib
 import difflib
-import errno
 import fnmatch
 import hashlib
 import io
@@ -30,7 +28,7 @@ import yaml
 from PIL import Image, ImageOps
 
 from . import paths
-from .paths import InputError
+from .paths import InputError, disk_errors
 
 IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 VIDEOS = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg"}
@@ -70,19 +68,6 @@ class RawImage:
     licence: str
     content: bytes
     decode: Callable[[bytes], Image.Image]
-
-
-@contextlib.contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn "no space left" and "not permitted" while writing below a folder into one sentence."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InputError(f"No space is left on the disk of {folder}: free some and run again.") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise InputError(f"{folder} cannot be written to ({error}): change that or name another.") from error
-        raise
 
 
 def sources() -> dict[str, Source]:
@@ -213,21 +198,18 @@ def npm_package(name: str) -> Path:
     """
     package = next(p for source in sources().values() for p in source.packages if p["name"] == name)
     stem = f"{name.lstrip('@').replace('/', '-')}-{package['version']}"
-    folder = paths.PACKAGES / stem
-    if folder.is_dir():
-        return folder
-    with disk_errors(folder.parent):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as temporary:
-            archive = folder.parent / f"{stem}.tgz"
-            if not archive.exists():
-                archive = _npm_pack(f"{name}@{package['version']}", Path(temporary)) / archive.name
-            if hashlib.sha256(archive.read_bytes()).hexdigest() != package["sha256"]:
+    archive = paths.PACKAGES / f"{stem}.tgz"
+
+    def fill(folder: Path) -> None:
+        with tempfile.TemporaryDirectory() as temporary:
+            found = archive
+            if not found.exists():
+                found = _npm_pack(f"{name}@{package['version']}", Path(temporary)) / archive.name
+            if hashlib.sha256(found.read_bytes()).hexdigest() != package["sha256"]:
                 raise InputError(f"{archive} has not the SHA-256 of data/sources.yaml: delete it and run again.")
-            unpacked = Path(temporary) / "unpacked"
-            unpack(archive, unpacked, package["members"])
-            os.replace(unpacked, folder)
-    return folder
+            unpack(found, folder, package["members"])
+
+    return paths.whole_folder(paths.PACKAGES / stem, fill)
 
 
 def _npm_pack(package: str, folder: Path) -> Path:
@@ -243,7 +225,7 @@ def _npm_pack(package: str, folder: Path) -> Path:
     if failure is not None:
         raise InputError(
             f"npm could not fetch {package} ({' '.join(failure)}): check the network and run again, "
-            f"or put the package's archive into {folder.parent}."
+            f"or put the package's archive into {paths.PACKAGES}."
         )
     return folder
 
@@ -266,7 +248,6 @@ def unpack(archive: Path, folder: Path, members: list[str]) -> None:
         missing = set(members) - set(wanted.values())
         if missing:
             raise InputError(f"{archive.name} does not hold {', '.join(sorted(missing))}: correct data/sources.yaml.")
-        folder.mkdir(parents=True)
         tar.extractall(folder, members=list(wanted), filter="data")
 
 

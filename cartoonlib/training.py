@@ -1,14 +1,13 @@
 """Pretraining and adversarial training: one readable loop each, logged, resumable and idempotent.
 
 A run lives in `<runs>/<name>-<hash of settings and data>/`: finished, it is returned at once; interrupted, it goes on
-from its last checkpoint to the same bits (on the CPU, with the same number of threads); absent, it runs. Batches and
-random colour shifts are functions of (seed, step), so there is no random state to restore.
+from its last whole checkpoint to the same bits (on the CPU, with the same number of threads); absent, it runs. Batches
+and random colour shifts are functions of (seed, step), so there is no random state to restore. A run that goes wrong
+stops, or halves its rates and goes on from where all was well (guards.py).
 """
 
 import hashlib
-import io
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,10 +17,10 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
-from . import data, representations
+from . import checkpoints, data, guards, representations
 from .networks import Generator
 from .paths import InputError, write_atomic
 from .profiles import Profile
@@ -34,12 +33,8 @@ PRETRAIN_SETTINGS = (
 )  # fmt: skip
 # Settings that do not change a run's result, but for rounding.
 NOT_IN_KEY = (
-    "styles", "log_every", "checkpoint_every", "ablation_steps", "step", "processes", "bench_repeats",
+    "styles", "log_every", "checkpoint_every", "ablation_steps", "step", "processes", "bench_repeats", "on_divergence",
 )  # fmt: skip
-
-
-class TrainingStopped(InputError):
-    """Training went wrong in a way that more steps will not mend: NaN losses or a flat picture."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +53,11 @@ class Run:
         return cls(folder, json.loads(path.read_text()))
 
     def generator(self, device: torch.device | str = "cpu") -> Generator:
-        return load_generator(self.folder / "generator.safetensors").to(device)
+        """Its averaged generator. InputError when the file is not the one that the run wrote."""
+        path = self.folder / "generator.safetensors"
+        if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != self.summary["sha256"]:
+            raise InputError(f"{path} is missing or damaged: delete {self.folder} to train it again.")
+        return load_generator(path).to(device)
 
     @property
     def stale(self) -> bool:
@@ -67,7 +66,11 @@ class Run:
 
     def log(self) -> list[dict]:
         """One dict per logged interval: step, the mean of every loss, seconds."""
-        return _read_log(self.folder / "metrics.jsonl")
+        return checkpoints.read_lines(self.folder / "metrics.jsonl")
+
+    def events(self) -> list[dict]:
+        """What befell it, if anything did: damaged checkpoints, rates that were halved. See checkpoints.events."""
+        return checkpoints.events(self.folder)
 
     def samples(self) -> dict[int, np.ndarray]:
         """Step -> (N, S, S, 3) uint8: the faces that are watched, over training time."""
@@ -78,10 +81,7 @@ def save_generator(generator: Generator, path: Path, **about: str) -> None:
     """Write weights and architecture as safetensors; `about` is text kept in the header."""
     # One entry, because safetensors writes several in random order and equal runs should give equal files.
     metadata = {"about": json.dumps({"architecture": generator.settings()} | about)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({k: v.contiguous() for k, v in generator.state_dict().items()}, temporary, metadata)
-    os.replace(temporary, path)
+    write_atomic(path, save({k: v.contiguous() for k, v in generator.state_dict().items()}, metadata))
 
 
 def load_generator(path: Path) -> Generator:
@@ -92,10 +92,6 @@ def load_generator(path: Path) -> Generator:
         generator = Generator(**older | architecture)
         generator.load_state_dict({key: file.get_tensor(key) for key in file.keys()})
     return generator.eval().requires_grad_(False)
-
-
-def _read_log(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def pretrain_folder(profile: Profile, runs: Path, faces: "data.ImageSet") -> Path:
@@ -124,18 +120,22 @@ class _Loop:
         self.parts, self.progress = parts, progress  # parts: everything that has a state dict
         self.step, self.seconds, self._sums, self._names, self._count = 0, 0.0, None, [], 0
         self._code, self._accelerator, self._writes = code_hash(), accelerator, accelerator.is_main_process
-        folder.mkdir(parents=True, exist_ok=True)
-        checkpoint = folder / "checkpoint.pt"
-        if checkpoint.exists():
-            self._resume(checkpoint)
+        state = checkpoints.load(folder, self._tell)
+        if state is not None:
+            self._resume(state)
+        self._rows = [row for row in checkpoints.read_lines(folder / "metrics.jsonl") if row["step"] <= self.step]
         if self._writes:
-            kept = [row for row in _read_log(folder / "metrics.jsonl") if row["step"] <= self.step]
-            write_atomic(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
+            checkpoints.write_lines(folder / "metrics.jsonl", self._rows)
         self._started = time.monotonic() - self.seconds
         self._shown = 0.0
 
-    def _resume(self, checkpoint: Path) -> None:
-        state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    def _tell(self, step: int, event: str) -> None:
+        """Say what befell the run, and keep it for the notebook."""
+        if self._writes:
+            checkpoints.add_event(self.folder, step, event)
+            self.progress(f"{self.title}: {event}")
+
+    def _resume(self, state: dict) -> None:
         try:
             for name, part in self.parts.items():
                 _restore(part, state[name])
@@ -143,8 +143,9 @@ class _Loop:
             self._names, self._count = state["names"], state["count"]
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
             raise InputError(
-                f"{checkpoint} does not fit this version of cartoonlib ({str(error).splitlines()[0]}): finish the run "
-                f"with the version that began it, or delete {self.folder} to start it again."
+                f"The checkpoint in {self.folder} does not fit this version of cartoonlib "
+                f"({str(error).splitlines()[0]}): finish the run with the version that began it, or delete the folder "
+                "to start it again."
             ) from None
         self._sums = None if state["sums"] is None else state["sums"].to(self._accelerator.device)
 
@@ -167,21 +168,11 @@ class _Loop:
 
     def _log(self) -> None:
         means = self._accelerator.reduce(self._sums, "mean") / self._count  # over processes, over steps
-        row = dict(zip(self._names, means.tolist()))
-        bad = [name for name, value in row.items() if not np.isfinite(value)]
-        if bad:
-            raise TrainingStopped(
-                f"{self.title} stopped at step {self.step}: the loss {bad[0]} is not a finite number. Lower the rates "
-                f"or the weights of the losses; the last good checkpoint is in {self.folder}."
-            )
-        if row.get("contrast", 1.0) < 0.1:
-            raise TrainingStopped(
-                f"{self.title} stopped at step {self.step}: the output has collapsed to a flat picture (its contrast "
-                f"is {row['contrast']:.0%} of the photos'). Pretrain longer or raise the content weight."
-            )
+        row = {"step": self.step, **dict(zip(self._names, means.tolist())), "seconds": round(self.seconds, 3)}
+        guards.check(row, self._rows, self.profile)
+        self._rows.append(row)
         if self._writes:
-            with (self.folder / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps({"step": self.step, **row, "seconds": round(self.seconds, 3)}) + "\n")
+            checkpoints.write_lines(self.folder / "metrics.jsonl", self._rows)
         self._sums, self._count = None, 0
 
     def _show(self) -> None:
@@ -208,13 +199,12 @@ class _Loop:
         state = {name: part.state_dict() for name, part in self.parts.items()}
         state |= {"step": self.step, "seconds": self.seconds, "code": self._code}
         state |= {"sums": sums, "names": self._names, "count": self._count}
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        write_atomic(self.folder / "checkpoint.pt", buffer.getbuffer())
+        checkpoints.save(self.folder, self.step, state)
 
     def finish(self, generator: Generator, **about) -> Run:
         if self._writes:
-            save_generator(generator, self.folder / "generator.safetensors", title=self.title)
+            path = self.folder / "generator.safetensors"
+            save_generator(generator, path, title=self.title)
             summary = {
                 "title": self.title,
                 "steps": self.steps,
@@ -222,22 +212,23 @@ class _Loop:
                 "code": self._code if self._code == code_hash() else "mixed",  # begun by one version, ended by another
                 "device": self._accelerator.device.type,
                 "processes": self._accelerator.num_processes,
+                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
             } | about
             write_atomic(self.folder / "summary.json", json.dumps(summary, indent=1))
-            (self.folder / "checkpoint.pt").unlink(missing_ok=True)  # 26 MB that nothing needs once the run is whole
+            checkpoints.discard(self.folder)  # 26 MB each, that nothing needs once the run is whole
         self._accelerator.wait_for_everyone()
         return Run.open(self.folder)
 
 
 def _restore(part: nn.Module | torch.optim.Optimizer, state: dict) -> None:
-    """Load a state dict; an optimizer's `capturable` stays that of this device, whichever one the state comes from."""
+    """Load a state dict; of an optimizer, the rate stays that of this run, and `capturable` that of this device."""
     if isinstance(part, nn.Module):
         part.load_state_dict(state)
         return
-    capturable = part.param_groups[0]["capturable"]
+    own = {key: part.param_groups[0][key] for key in ("lr", "capturable")}
     part.load_state_dict(state)
     for group in part.param_groups:
-        group["capturable"] = capturable
+        group.update(own)
 
 
 def code_hash() -> str:
@@ -294,12 +285,22 @@ def pretrain(profile: Profile, runs: Path, faces: "data.ImageSet", progress: Cal
     if run := _finished(folder, progress):
         return run
     accelerator = make_accelerator(profile)
-    update = PretrainStep(profile, accelerator)
-    photos = photo_batches(profile, faces, accelerator)
-    loop = _Loop(profile, folder, "pretraining", profile.pretrain_steps, update.parts, progress, accelerator)
-    for step in loop:
-        loop.record(update(photos(step)))
-    return loop.finish(update.generator, dtype=str(update.dtype), data=faces.hash)
+
+    def attempt(profile: Profile) -> Run:
+        update = PretrainStep(profile, accelerator)
+        photos = photo_batches(profile, faces, accelerator)
+        loop = _Loop(profile, folder, "pretraining", profile.pretrain_steps, update.parts, progress, accelerator)
+        for step in loop:
+            loop.record(update(photos(step)))
+        return loop.finish(update.generator, dtype=str(update.dtype), data=faces.hash)
+
+    def one_step(profile: Profile) -> None:
+        PretrainStep(profile, accelerator)(photo_batches(profile, faces, accelerator)(0))
+
+    with guards.alone(folder, accelerator):
+        if run := _finished(folder, progress):  # by the process that held the folder before
+            return run
+        return guards.attempt(profile, folder, "pretraining", progress, accelerator, attempt, one_step)
 
 
 def train(
@@ -315,20 +316,29 @@ def train(
     folder = train_folder(profile, runs, faces, cartoons, style)
     if run := _finished(folder, progress):
         return run
-    start = pretrain(profile, runs, faces, progress)
+    start = pretrain(profile, runs, faces, progress).generator().state_dict()
     accelerator = make_accelerator(profile)
-    update = TrainStep(profile, accelerator, start.generator().state_dict(), progress=progress)
-    batches = train_batches(profile, faces, cartoons, accelerator)
     if watched is None:
         watched = data.center_crop(faces.part("test"), profile.size)
     watched = data.to_tensor(watched[:4]).to(accelerator.device)
 
-    loop = _Loop(profile, folder, f"{style}, {title}", profile.train_steps, update.parts, progress, accelerator)
-    every = max(1, profile.train_steps // 8)
-    for step in loop:
-        if step % every == 0:
-            loop.sample(update.ema, watched)
-        loop.record(update(*batches(step)))
-    loop.sample(update.ema, watched)
-    about = {"style": style, "variant": title, "dtype": str(update.dtype), "step": update.how}
-    return loop.finish(update.ema, **about, data=[faces.hash, cartoons.hash])
+    def attempt(profile: Profile) -> Run:
+        update = TrainStep(profile, accelerator, start, progress=progress)
+        batches = train_batches(profile, faces, cartoons, accelerator)
+        loop = _Loop(profile, folder, f"{style}, {title}", profile.train_steps, update.parts, progress, accelerator)
+        every = max(1, profile.train_steps // 8)
+        for step in loop:
+            if step % every == 0:
+                loop.sample(update.ema, watched)
+            loop.record(update(*batches(step)))
+        loop.sample(update.ema, watched)
+        about = {"style": style, "variant": title, "dtype": str(update.dtype), "step": update.how}
+        return loop.finish(update.ema, **about, data=[faces.hash, cartoons.hash])
+
+    def one_step(profile: Profile) -> None:
+        TrainStep(profile, accelerator, start)(*train_batches(profile, faces, cartoons, accelerator)(0))
+
+    with guards.alone(folder, accelerator):
+        if run := _finished(folder, progress):  # by the process that held the folder before
+            return run
+        return guards.attempt(profile, folder, f"{style}, {title}", progress, accelerator, attempt, one_step)

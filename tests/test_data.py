@@ -114,7 +114,7 @@ def test_a_second_preparation_gives_the_same_bytes_and_is_not_done_twice(folders
     for seed in range(8):
         noise(seed).save(drawings / f"{seed}.png")
     first = prepare(drawings, kind="cartoons")
-    (folder,) = paths.PROCESSED.iterdir()
+    (folder,) = paths.PROCESSED.glob("[!.]*")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     stamp = (folder / "images.npy").stat().st_mtime_ns
     prepare(drawings, kind="cartoons")
@@ -207,7 +207,7 @@ def test_bad_input_is_one_sentence(folders, monkeypatch):
     monkeypatch.setattr(np, "save", full)
     with pytest.raises(InputError, match="No space is left"):
         prepare(folders / "empty", kind="cartoons")
-    assert not list(paths.PROCESSED.iterdir())  # nothing half-made stays
+    assert [path for path in paths.PROCESSED.iterdir() if path.suffix != ".lock"] == []  # nothing half-made stays
 
 
 def test_conversions_are_inverse():

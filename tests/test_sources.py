@@ -79,7 +79,7 @@ def test_an_archive_with_a_wrong_hash_is_refused(tmp_path, monkeypatch):
     archive(tmp_path / "admin-lte-4.10.0.tgz", {"package/dist/assets/img/user1-128x128.jpg": b"1"})
     with pytest.raises(InputError, match="SHA-256"):
         sources.npm_package("admin-lte")
-    assert [path.name for path in tmp_path.iterdir()] == ["admin-lte-4.10.0.tgz"]
+    assert [path.name for path in tmp_path.glob("[!.]*")] == ["admin-lte-4.10.0.tgz"]
 
 
 # --- videos --------------------------------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 """Training on a handful of 32 px pictures: resuming, guards, what is written, and where gradients flow."""
 
+import hashlib
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -9,12 +11,13 @@ import torch
 from conftest import TINY, silent
 from safetensors import safe_open
 
-from cartoonlib import data, losses, metrics, steps, training
+from cartoonlib import checkpoints, data, guards, losses, metrics, steps, training
+from cartoonlib.guards import TrainingStopped
 from cartoonlib.networks import Generator, count_parameters
 from cartoonlib.paths import InputError
 from cartoonlib.profiles import LOSSES
 from cartoonlib.steps import pick_dtype
-from cartoonlib.training import Run, TrainingStopped, load_generator, pretrain, train
+from cartoonlib.training import Run, load_generator, pretrain, train
 
 
 def log_without_seconds(folder):
@@ -98,8 +101,8 @@ def test_a_killed_run_goes_on_to_the_same_bits(precision, finished, tmp_path, mo
         break_at(patch, 5)
         with pytest.raises(KeyboardInterrupt):
             again()
-    (killed,) = tmp_path.iterdir()
-    assert (killed / "checkpoint.pt").exists() and not (killed / "summary.json").exists()
+    (killed,) = tmp_path.glob("[!.]*")
+    assert list(killed.glob("checkpoint-*")) and not (killed / "summary.json").exists()
     steps_done = []
     with monkeypatch.context() as patch:
         count_steps(patch, steps_done)
@@ -171,8 +174,8 @@ def test_a_checkpoint_holds_everything_and_nothing_that_runs_code(tmp_path, monk
     break_at(monkeypatch, 7)
     with pytest.raises(KeyboardInterrupt):
         train(TINY.replace(pretrain_steps=2), tmp_path, face_set, cartoon_set, "drawn", progress=silent)
-    (path,) = tmp_path.glob("drawn-*/checkpoint.pt")
-    state = torch.load(path, weights_only=True)
+    path, state = newest_checkpoint(tmp_path)
+    assert path.stem.split("-")[2] == hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     assert {"generator", "d_surface", "d_texture", "ema", "g_optimizer", "d_optimizer", "step", "seconds"} <= set(state)
     assert state["step"] == 6
     assert all(entry["step"] == 6 for entry in state["g_optimizer"]["state"].values())
@@ -181,20 +184,26 @@ def test_a_checkpoint_holds_everything_and_nothing_that_runs_code(tmp_path, monk
 
 
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_old_one(tmp_path, monkeypatch, face_set):
-    replace, saved = training.os.replace, []
+    replace, saved = os.replace, []
 
     def killed(source, target):
-        if target.name == "checkpoint.pt":
+        if target.name.startswith("checkpoint-"):
             saved.append(target)
             if len(saved) == 2:
                 raise KeyboardInterrupt
         replace(source, target)
 
-    monkeypatch.setattr(training.os, "replace", killed)
+    monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         pretrain(TINY.replace(checkpoint_every=2), tmp_path, face_set, silent)
-    assert torch.load(saved[0], weights_only=True)["step"] == 2
-    assert sorted(p.name for p in saved[0].parent.iterdir()) == ["checkpoint.pt", "metrics.jsonl"]
+    assert newest_checkpoint(tmp_path, "pretrain")[1]["step"] == 2
+    assert sorted(p.name for p in saved[0].parent.iterdir()) == [saved[0].name, "metrics.jsonl"]
+
+
+def newest_checkpoint(runs, name="drawn"):
+    """(path, state) of the last checkpoint of a run of that name."""
+    path = max(runs.glob(f"{name}-*/checkpoint-*.pt"))
+    return path, torch.load(path, weights_only=True)
 
 
 def test_a_folder_without_a_finished_run_says_so(tmp_path):
@@ -317,8 +326,7 @@ def test_a_loss_that_is_no_number_stops_the_run(first_bad, tmp_path, monkeypatch
         with pytest.raises(TrainingStopped, match="drawn.*the loss \\w+ is not a finite number") as error:
             train(profile, tmp_path, face_set, cartoon_set, "drawn", progress=silent)
     assert "\n" not in str(error.value)
-    (path,) = tmp_path.glob("drawn-*/checkpoint.pt")
-    state = torch.load(path, weights_only=True)
+    _, state = newest_checkpoint(tmp_path)
     assert state["step"] == (3 if first_bad < 6 else 6)
     assert all(tensor.isfinite().all() for tensor in state["generator"].values())
     train(profile, tmp_path, face_set, cartoon_set, "drawn", progress=silent)  # goes on from there once it is mended
@@ -340,8 +348,7 @@ def test_bad_weights_do_not_overwrite_a_good_checkpoint(optimizer, tmp_path, mon
     monkeypatch.setattr(torch.optim.Adam, "step", step)
     with pytest.raises(TrainingStopped, match="drawn.*step 6.*not a finite number"):
         train(profile, tmp_path, face_set, cartoon_set, "drawn", progress=silent)
-    (path,) = tmp_path.glob("drawn-*/checkpoint.pt")
-    assert torch.load(path, weights_only=True)["step"] == 2
+    assert newest_checkpoint(tmp_path)[1]["step"] == 2
 
 
 def test_a_flat_picture_stops(tmp_path, monkeypatch, face_set, cartoon_set):
