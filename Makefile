@@ -6,7 +6,7 @@ export PHOTO STYLE
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test cartoonize demo bench ablations lab report readme outputs lock clean
+.PHONY: help reproduce test cartoonize demo bench ablations lab report readme verify soak audit outputs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -32,13 +32,25 @@ ablations: .venv/ready ## train the rows of notebook 04 on several workers: make
 	@$(BIN)/python -m cartoonlib.jobs ablations $(PROFILE) --workers $(WORKERS)
 
 lab: .venv/ready ## open JupyterLab on the notebooks
-	@$(BIN)/jupyter lab --notebook-dir=notebooks
+	@$(BIN)/jupyter lab --ip=127.0.0.1 --notebook-dir=notebooks
 
 report: .venv/ready ## join executed notebooks into results/PROFILE/report.html
 	@$(BIN)/python -m cartoonlib.report join $(PROFILE)
 
 readme: .venv/ready ## write the results table of PROFILE into README.md (it has a place for quick and for reference)
 	@$(BIN)/python -m cartoonlib.report readme $(PROFILE)
+
+verify: .venv/ready ## check the numbers printed in README.md against the result files
+	@$(BIN)/python -m cartoonlib.verify
+
+soak: .venv/ready ## the long tests: kill -9 at random moments, 1,000 broken images, other numbers of threads (an hour)
+	@$(BIN)/python tests/soak.py
+
+audit: .venv/ready ## known weaknesses of the locked packages, where the network can say; reports, never fails
+	@tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --target "$$tools" pip-audit==2.10.1 && \
+		PYTHONPATH="$$tools" $(BIN)/python -m pip_audit -r requirements.lock --no-deps --disable-pip --progress-spinner off \
+		|| echo "The audit found something, or could not ask: see above."
 
 outputs: .venv/ready ## renew the kept outputs of the notebooks' checked cells (after a change that should change them)
 	@results=$$(mktemp -d) && trap 'rm -rf "$$results"' EXIT && CARTOONLIB_RESULTS=$$results \

@@ -62,9 +62,13 @@ class ImageSet:
 
     @classmethod
     def load(cls, folder: Path) -> "ImageSet":
-        """Open a prepared folder."""
-        about = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        return cls(images=np.load(folder / "images.npy", mmap_mode="r"), points=np.load(folder / "points.npy"), **about)
+        """Open a prepared folder; InputError when it is damaged. Nothing in it can run code: numpy refuses pickles."""
+        try:
+            about = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+            images, points = np.load(folder / "images.npy", mmap_mode="r"), np.load(folder / "points.npy")
+            return cls(images=images, points=points, **about)
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(f"{folder} is damaged ({error}): delete it, and it is prepared again.") from None
 
     @property
     def split(self) -> np.ndarray:
@@ -77,20 +81,43 @@ class ImageSet:
 
 
 def join(sets: list[ImageSet]) -> ImageSet:
-    """Several sets of one kind and size as one, in memory."""
+    """Several sets of one kind and size as one, in memory; an image that is nearly one of a set before is left out.
+
+    Else one might be trained on and the other held out.
+    """
     if len(sets) == 1:
         return sets[0]
+    images, manifest = np.concatenate([s.images for s in sets]), [entry for s in sets for entry in s.manifest]
+    hashes = "".join(s.hash for s in sets)
+    if hashes not in _repeated:
+        _repeated[hashes] = _repeats(images, manifest)
+    kept = [row for row in range(len(images)) if row not in _repeated[hashes]]
+    left_out = [{"file": manifest[row]["file"], "reason": reason} for row, reason in _repeated[hashes].items()]
     return ImageSet(
         name="+".join(s.name for s in sets),
         kind=sets[0].kind,
         title=" and ".join(s.title for s in sets),
         licence="; ".join(s.licence for s in sets),
-        images=np.concatenate([s.images for s in sets]),
-        points=np.concatenate([s.points for s in sets]),
-        manifest=[entry for s in sets for entry in s.manifest],
-        rejected=[item for s in sets for item in s.rejected],
-        hash=hashlib.sha256("".join(s.hash for s in sets).encode()).hexdigest(),
+        images=images[kept],
+        points=np.concatenate([s.points for s in sets])[kept],
+        manifest=[manifest[row] for row in kept],
+        rejected=[item for s in sets for item in s.rejected] + left_out,
+        hash=hashlib.sha256((hashes + json.dumps(left_out) * bool(left_out)).encode()).hexdigest(),
     )
+
+
+_repeated: dict[str, dict[int, str]] = {}  # hashes of sets that were joined before -> row, reason: it takes a second
+
+
+def _repeats(images: np.ndarray, manifest: list[dict]) -> dict[int, str]:
+    """Row -> reason of the images that are nearly one of an earlier row of another set; those of one set are distinct."""
+    near, found = _NearDuplicates(), {}
+    for row, (image, entry) in enumerate(zip(images, manifest)):
+        try:
+            near.check(image, f"{entry['file']} of {entry['source']}")
+        except _Reject as reason:
+            found[row] = str(reason)
+    return found
 
 
 class _Reject(Exception):

@@ -60,7 +60,7 @@ def draw_cartoon(seed: int, side: int) -> np.ndarray:
 
 def _image_set(kind: str, images: np.ndarray, tests: int) -> data.ImageSet:
     split = ["train"] * (len(images) - tests) + ["test"] * tests
-    manifest = [{"file": f"{i}.png", "split": part} for i, part in enumerate(split)]
+    manifest = [{"file": f"{i}.png", "source": kind, "split": part} for i, part in enumerate(split)]
     points = np.full((len(images), 5, 2), np.nan, np.float32)
     return data.ImageSet(kind, kind, kind, "public domain", images, points, manifest, [], f"hash of {kind}")
 

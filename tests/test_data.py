@@ -13,7 +13,7 @@ import skimage.data
 import torch
 from PIL import Image
 
-from cartoonlib import data, paths, sources
+from cartoonlib import data, paths, report, sources
 from cartoonlib.data import Batches, ImageSet
 from cartoonlib.landmarks import CANONICAL
 from cartoonlib.paths import InputError
@@ -315,3 +315,40 @@ def test_embedded_photos(tmp_path, monkeypatch):
     found = " ".join(reasons(images).values())
     for reason in ("uncertain", "not frontal", "no face", "grey"):
         assert reason in found
+
+
+def test_joined_sets_repeat_no_image(face_set):
+    """Nearly the same photo in two sets could be trained on in one and held out in the other."""
+    other = np.array([noise(seed, 36) for seed in range(3)])
+    other[1] = np.clip(face_set.images[0].astype(int) + 2, 0, 255)  # a copy that was compressed, say
+    manifest = [{"file": f"{i}.jpg", "source": "others", "split": "train"} for i in range(3)]
+    others = replace(face_set, name="others", images=other, points=face_set.points[:3], manifest=manifest)
+    both = data.join([face_set, others])
+    assert len(both.images) == len(both.points) == len(both.manifest) == len(face_set.images) + 2
+    assert np.array_equal(both.images[-2:], other[[0, 2]])
+    assert both.rejected == [{"file": "1.jpg", "reason": "near-duplicate: almost the same as 0.png of faces"}]
+    assert data.join([face_set]) is face_set
+
+
+@pytest.mark.parametrize("name", ["images.npy", "points.npy", "manifest.json"])
+def test_a_damaged_set_is_one_sentence(folders, name):
+    drawings = folders / "drawings"
+    drawings.mkdir()
+    for seed in range(8):
+        noise(seed).save(drawings / f"{seed}.png")
+    prepare(drawings, kind="cartoons")
+    (path,) = paths.PROCESSED.glob(f"[!.]*/{name}")
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match="is damaged .*: delete it, and it is prepared again"):
+        prepare(drawings, kind="cartoons")
+
+
+def test_a_single_image_and_a_set_that_is_none_of_faces_are_told(folders):
+    one = folders / "one"
+    one.mkdir()
+    noise(0).save(one / "noise.png")
+    with pytest.raises(InputError, match="no usable faces among its images .noise.png: no face"):
+        prepare(one)
+    few = report.Report("smoke", {"styles": [str(one)]}, progress=lambda line: None)
+    with pytest.raises(InputError, match="1 images to train with and 0 held out, 2 of each are needed|0 images to train"):
+        few.cartoons()

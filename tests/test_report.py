@@ -2,8 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
-import re
 import subprocess
 import sys
 
@@ -14,7 +12,7 @@ from conftest import TINY
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
 
-from cartoonlib import bench, data, figures, metrics, networks, paths, report, training
+from cartoonlib import data, figures, metrics, networks, paths, report, training
 from cartoonlib.paths import InputError
 
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
@@ -154,54 +152,3 @@ def test_joining_nothing_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "RESULTS", tmp_path)
     with pytest.raises(InputError, match="make reproduce PROFILE=quick"):
         report.join("quick")
-
-
-def committed(name: str) -> dict:
-    """A result file as it is in git: your own run may differ."""
-    command = ["git", "show", f"HEAD:results/{name}"]
-    shown = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True)
-    if shown.returncode:
-        pytest.skip(f"results/{name} is in no commit here: make reproduce writes it, git keeps it")
-    return json.loads(shown.stdout)
-
-
-@pytest.mark.parametrize("profile", ["quick", "reference"])
-def test_the_table_of_the_readme_is_that_of_the_results(profile):
-    rows = committed(f"{profile}/metrics.json")["metrics"]
-    first, last = (marker.format(profile) for marker in report.README_MARKERS)
-    place = (paths.ROOT / "README.md").read_text().split(first)[1].split(last)[0]
-    assert report.readme_tables(rows, committed(f"{profile}/findings.json")["findings"]) in place
-
-
-def test_the_figures_in_the_prose_of_the_results_are_those_of_the_tables():
-    """Every interval, and every number with a point and three digits, is quoted from a table as it stands there."""
-    results = (paths.ROOT / "README.md").read_text().split("\n## Results\n")[1].split("\n## ")[0]
-    tables = "\n".join(line for line in results.splitlines() if line.startswith("|"))
-    prose = "\n".join(line for line in results.splitlines() if not line.startswith("|"))
-    prose = re.sub(r"\(results/[^)]*\)|`[^`]*`", "", prose)
-    quoted = re.findall(r"[-+]?[\d.]+ \[[^\]]+\]", prose)
-    alone = re.findall(r"(?<![\d,.])\d+\.\d+", re.sub(r"\[[^\]]*\]", "", prose))
-    quoted += [number for number in alone if len(number.strip("0").replace(".", "")) >= 3 and number not in str(quoted)]
-    assert quoted
-    assert [n for n in quoted if not re.search(rf"(?<![\d.+-]){re.escape(n)}(?![\d.])", tables)] == []
-
-
-def test_the_generators_in_git_are_those_of_their_cards():
-    cards = sorted((paths.RESULTS / "reference" / "generators").glob("*.md"))
-    for card in cards:
-        weights = card.with_suffix(".safetensors").read_bytes()
-        assert hashlib.sha256(weights).hexdigest() in card.read_text()
-    rows = {(r["style"], r["steps"]) for r in committed("reference/metrics.json")["metrics"] if r["group"] == "style"}
-    assert {style for style, _ in rows} == {card.stem for card in cards}
-    for style, steps in rows:
-        assert f", {steps} of training" in (paths.RESULTS / "reference" / "generators" / f"{style}.md").read_text()
-
-
-def test_the_speeds_in_the_readme_are_those_of_the_benchmark():
-    numbers = committed("bench/cpu.json")["performance"]
-    text = (paths.ROOT / "README.md").read_text()
-    assert bench.last_line(numbers["step"]["ours"]["ratio"], "cpu") in text
-    every = numbers["step"]["ours, every image"]["ratio"]
-    assert f"{every['median']:.2f} ({every['min']:.2f}-{every['max']:.2f})" in text
-    for name in ("ours", "ours, every image", "seed"):
-        assert f"{numbers['step'][name]['seconds']['median']:.2f} s" in text

@@ -1,0 +1,365 @@
+"""`make soak`: what takes too long for `make test`. Writes results/soak.json, which says what was tried and survived.
+
+* kill -9 at random moments of each stage of a small run: what the next start makes has the same bits as without.
+* kill -9 at random moments of `make reproduce PROFILE=smoke`: the same for its metrics.
+* 1,000 broken or hostile images among 100 good ones: a reason for each, and no good one lost.
+* Two threads instead of one: metrics that stay within the intervals of one.
+"""
+
+import argparse
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import matplotlib.cbook
+import numpy as np
+import skimage.data
+import torch
+from PIL import Image
+
+from cartoonlib import data, features, jobs, landmarks, metrics, paths, profiles, report
+
+SEED = 0
+STAGES = ("data preparation", "pretraining", "training", "ablations", "evaluation")
+ROWS = ("without texture", "seed")
+CARTOONS = 24
+HOSTILE, GOOD = 1000, 100
+
+
+def silent(_line: str) -> None:
+    pass
+
+
+# --- a small run, stage by stage, through what the notebooks call ---------------------------------------------------
+
+
+def photos(folder: Path) -> Path:
+    """A folder of twelve photos of two faces: mirrored, darker, turned, so that none is nearly another."""
+    folder.mkdir(parents=True)
+    with matplotlib.cbook.get_sample_data("grace_hopper.jpg") as file:
+        faces = [Image.fromarray(skimage.data.astronaut()).crop((100, 0, 356, 256)), Image.open(file).convert("RGB")]
+    for i, face in enumerate(faces):
+        for turn in (-8, 0, 8):
+            for mirrored in (False, True):
+                picture = face.rotate(turn, Image.Resampling.BICUBIC)
+                picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else picture
+                picture.save(folder / f"{i}{turn}{mirrored}.png")
+    return folder
+
+
+def small_run(home: Path, begin=silent) -> None:
+    """Prepare, pretrain, train, ablate and evaluate below `home`; `begin` is told each stage as it begins."""
+    paths.PROCESSED, paths.RESULTS = home / "processed", home / "results"
+    profile = profiles.load("smoke", {"faces": [str(home.parent / "photos")], "cartoon_limit": CARTOONS, "log_every": 2})
+    profile = profile.replace(size=32, styles=("open_peeps",), checkpoint_every=5, precision="fp32", name="soak")
+    opened = report.Report(profile, progress=silent)
+    begin(STAGES[0])
+    faces, cartoons = opened.faces(), opened.cartoons()["open_peeps"]
+    begin(STAGES[1])
+    jobs.pretrain(profile, silent)
+    begin(STAGES[2])
+    runs = {"full method": jobs.train(profile, "open_peeps", progress=silent)}
+    begin(STAGES[3])
+    table = {title: row for group in profiles.ablations(profile).values() for title, row in group.items()}
+    for title in ROWS:
+        runs[title] = jobs.train(table[title].replace(train_steps=10), "open_peeps", title, silent)
+    begin(STAGES[4])
+    held_out = [data.center_crop(images.part("test"), profile.size) for images in (faces, cartoons)]
+    embedder, detector = features.EfficientNetLite0(), landmarks.landmark_network("faceapi68")
+    evaluator = metrics.Evaluator(*held_out, embedder.embed, embedder, detector)
+    rows = []
+    for title, run in runs.items():
+        for name, e in evaluator.measure(metrics.generate(run.generator(), held_out[0])).items():
+            rows.append({"variant": title, "n": e.n, "metric": name, "value": e.value, "low": e.low, "high": e.high})
+    opened.numbers("metrics", rows)
+
+
+def outcome(home: Path) -> dict:
+    """Hashes of all that a small run left, without times; and what should not be there."""
+    kept = {}
+    for path in sorted(path for path in home.rglob("*") if path.is_file()):
+        name, content = path.relative_to(home).as_posix(), path.read_bytes()
+        if path.name.endswith(".lock"):
+            continue
+        if path.suffix in (".json", ".jsonl"):
+            lines = content.decode().splitlines() if path.suffix == ".jsonl" else [content.decode()]
+            content = json.dumps([_timeless(json.loads(line)) for line in lines], sort_keys=True).encode()
+        kept[name] = hashlib.sha256(content).hexdigest()
+    return kept
+
+
+def _timeless(content):
+    if isinstance(content, dict):
+        return {k: _timeless(v) for k, v in content.items() if k not in ("seconds", "environment")}
+    return content
+
+
+def in_a_process(task, *arguments, threads: int = 1) -> tuple[int, int]:
+    """(process, pipe) of a fork of this process, which has used no threads yet; what the task says comes by the pipe."""
+    source, sink = os.pipe()
+    process = os.fork()
+    if process:
+        os.close(sink)
+        return process, source
+    status = 1
+    try:
+        torch.set_num_threads(threads)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        task(*arguments, lambda line: os.write(sink, f"{line}\n".encode()))
+        status = 0
+    except BaseException as error:
+        os.write(sink, f"{type(error).__name__}: {error}\n".encode())
+    finally:
+        os._exit(status)
+
+
+def whole(home: Path, threads: int = 1) -> dict[str, float]:
+    """Make the small run, or go on with it, to its end; the seconds of each stage."""
+    process, source = in_a_process(small_run, home, threads=threads)
+    begun = []
+    with open(source) as lines:
+        for line in lines:
+            begun.append((line.strip(), time.monotonic()))
+    _, status = os.waitpid(process, 0)
+    if status:
+        raise RuntimeError(f"it ended with {begun[-1][0]}")
+    ends = [moment for _, moment in begun[1:]] + [time.monotonic()]
+    return {stage: end - moment for (stage, moment), end in zip(begun, ends)}
+
+
+def killed_in(stage: str, seconds: float, home: Path) -> None:
+    """The small run, killed so many seconds after the stage has begun."""
+    process, source = in_a_process(small_run, home)
+    with open(source) as lines:
+        for line in lines:
+            if line.strip() == stage:
+                break
+        time.sleep(seconds)
+        os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+
+
+def _trial(work: Path, before: dict[str, Path], durations: dict[str, float], expected: dict, trial: tuple) -> tuple:
+    """(stage, what is wrong after a kill at a moment of it and a new start, if anything)."""
+    i, stage, moment = trial
+    home = work / f"trial{i}"
+    shutil.copytree(before[stage], home) if before[stage].exists() else home.mkdir()
+    killed_in(stage, moment * durations[stage], home)
+    try:
+        whole(home)
+        found = outcome(home)
+        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        problem = f"differs in {', '.join(wrong)}" if wrong else ""
+    except RuntimeError as error:
+        problem = str(error)
+    shutil.rmtree(home)
+    return stage, problem
+
+
+def kills(work: Path, number: int) -> dict:
+    """Kill the small run `number` times, evenly over its stages, each time begun with the stages before it done."""
+    photos(work / "photos")
+    durations = whole(work / "undisturbed")
+    expected = outcome(work / "undisturbed")
+    again = whole(work / "again")
+    same = outcome(work / "again") == expected
+    print(f"a small run: {sum(again.values()):.1f} s; twice the same bits: {same}", flush=True)
+    before = {}
+    for stage in STAGES:  # the state in which each stage begins
+        before[stage] = work / f"before {stage}"
+        killed_in(stage, 0.0, before[stage])
+    rng = random.Random(SEED)
+    plan = [(i, STAGES[i % len(STAGES)], rng.random()) for i in range(number)]
+    results = []
+    with multiprocessing.get_context("fork").Pool(os.cpu_count()) as pool:
+        for stage, problem in pool.imap(partial(_trial, work, before, durations, expected), plan):
+            results.append((stage, problem))
+            if problem or len(results) % 20 == 0:
+                survived = sum(not problem for _, problem in results)
+                print(f"killed in {stage}: {problem or 'survived'}; {survived} / {len(results)}", flush=True)
+    by_stage = {stage: [not problem for at, problem in results if at == stage] for stage in STAGES}
+    return {
+        "seed": SEED,
+        "twice_the_same_bits": same,
+        "tried": {stage: len(ends) for stage, ends in by_stage.items()},
+        "survived": {stage: sum(ends) for stage, ends in by_stage.items()},
+        "problems": [f"{stage}: {problem}" for stage, problem in results if problem],
+    }
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+def reproduce(home: Path, seconds: float | None = None) -> float:
+    """`make reproduce PROFILE=smoke` below home, killed with all its kernels after so many seconds; how long it took."""
+    environment = os.environ | {"CARTOONLIB_RESULTS": str(home / "results"), "CARTOONLIB_PROCESSED": str(home / "processed")}
+    command = [sys.executable, "-m", "cartoonlib.report", "reproduce", "smoke"]
+    started = time.monotonic()
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            _, said = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            for child in subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split():
+                os.kill(int(child), signal.SIGKILL)  # kernels have a session of their own
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            return seconds
+    if process.returncode:
+        raise RuntimeError(said.strip().splitlines()[-1])
+    return time.monotonic() - started
+
+
+def reproductions(work: Path, number: int) -> dict:
+    """Kill the command at random moments; its next start must end with the same metrics."""
+
+    def numbers(home: Path) -> list:
+        rows = json.loads((home / "results/smoke/metrics.json").read_text())["metrics"]
+        return [row for row in rows if row["metric"] != "milliseconds"]
+
+    duration = reproduce(work / "undisturbed")
+    expected, rng, problems = numbers(work / "undisturbed"), random.Random(SEED), []
+    for i in range(number):
+        home, moment = work / f"trial{i}", rng.random() * duration
+        reproduce(home, moment)
+        try:
+            reproduce(home)
+            if numbers(home) != expected:
+                problems.append(f"killed after {moment:.0f} s: other metrics")
+        except RuntimeError as error:
+            problems.append(f"killed after {moment:.0f} s: {error}")
+        shutil.rmtree(home)
+        print(f"make reproduce killed after {moment:.0f} of {duration:.0f} s: {i + 1 - len(problems)} / {i + 1}", flush=True)
+    return {"seed": SEED, "tried": number, "survived": number - len(problems), "problems": problems}
+
+
+# --- bad data -------------------------------------------------------------------------------------------------------
+
+
+def drawing(rng: np.random.Generator, side: int = 96) -> Image.Image:
+    coarse = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
+
+
+def hostile(rng: np.random.Generator, number: int) -> tuple[str, bytes]:
+    """(ending, content) of a file that is no picture to learn from; kinds take turns."""
+    formats = ("jpeg", "png", "webp", "gif", "bmp", "tiff")
+    kind, ending = number % 10, formats[number // 10 % len(formats)]
+    buffer = io.BytesIO()
+    drawing(rng).save(buffer, ending)
+    content = bytearray(buffer.getvalue())
+    if kind == 0:
+        content = content[: int(rng.integers(1, len(content) // 2))]  # a transfer that broke off
+    elif kind == 1:
+        content = b""
+    elif kind == 2:
+        content = b"<html>404 not found %d</html>" % number
+    elif kind == 3:
+        content = rng.bytes(2000)
+    elif kind == 4:
+        content[:8] = rng.bytes(8)  # the signature is gone
+    elif kind == 5:
+        content = content[:64] + bytes(len(content) - 64)  # a hole, as disks leave them
+    elif kind == 6:
+        buffer = io.BytesIO()
+        Image.new("RGB", (int(rng.integers(1, 20)), 1 + number % 7)).save(buffer, "png")
+        content = buffer.getvalue()
+    elif kind == 7:
+        buffer = io.BytesIO()
+        Image.new("L", (20000, 10 + number % 5)).save(buffer, "png")
+        content = buffer.getvalue()
+    elif kind == 8:  # a decompression bomb: 40,000 x 40,000 by its header
+        buffer = io.BytesIO()
+        Image.new("1", (8, 8)).save(buffer, "png")
+        content = bytearray(buffer.getvalue())
+        content[16:24] = (40000).to_bytes(4, "big") * 2
+        content += number.to_bytes(4, "big")
+    else:
+        content = b"\x80\x04\x95" + rng.bytes(40) + b"cos\nsystem\n"  # a pickle
+    return ending, bytes(content)
+
+
+def bad_data(work: Path) -> dict:
+    """Prepare a set of good drawings among hostile files."""
+    rng, folder = np.random.default_rng(SEED), work / "drawings"
+    folder.mkdir(parents=True)
+    good = {f"{i:04d}good.png" for i in rng.permutation(HOSTILE + GOOD)[:GOOD]}
+    for name in sorted(good):
+        drawing(rng).save(folder / name)
+    for i in range(HOSTILE):
+        ending, content = hostile(rng, i)
+        (folder / f"{rng.integers(HOSTILE + GOOD):04d}bad{i}.{ending}").write_bytes(content)
+    (folder / "loop").symlink_to(folder)
+    (folder / "gone.png").symlink_to(folder / "nowhere.png")
+    (folder / "folder.png").mkdir()
+    paths.PROCESSED = work / "processed"
+    started = time.monotonic()
+    images = data.prepare(str(folder), 64, test_fraction=0.2, kind="cartoons", progress=silent)
+    kept = {entry["file"] for entry in images.manifest}
+    reasons = {item["file"]: item["reason"] for item in images.rejected}
+    return {
+        "seed": SEED,
+        "hostile": HOSTILE,
+        "good": GOOD,
+        "good_lost": sorted(good - kept),
+        "hostile_kept": sorted(kept - good),
+        "without_a_reason": HOSTILE - len(reasons.keys() - good) - len(kept - good),
+        "reasons": {r: sum(x.startswith(r) for x in reasons.values()) for r in sorted({x.split(":")[0] for x in reasons.values()})},
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+# --- threads --------------------------------------------------------------------------------------------------------
+
+
+def threads(work: Path) -> dict:
+    """How far the metrics of two threads lie from those of one, in half-widths of the intervals of one: at most 1."""
+    photos(work / "photos")
+    rows = []
+    for number in (1, 2):
+        whole(work / str(number), threads=number)
+        rows.append(json.loads((work / str(number) / "results/soak/metrics.json").read_text())["metrics"])
+    outside = [f"{a['variant']}, {a['metric']}" for a, b in zip(*rows) if not a["low"] <= b["value"] <= a["high"]]
+    equal = sum(a["value"] == b["value"] for a, b in zip(*rows))
+    return {"metrics": len(rows[0]), "equal": equal, "outside": outside}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200, help="of the small run, over all its stages")
+    parser.add_argument("--reproductions", type=int, default=5, help="of make reproduce PROFILE=smoke that are killed")
+    given = parser.parse_args()
+    target, results = paths.RESULTS / "soak.json", {}
+    parts = {
+        "kills": lambda work: kills(work, given.kills),
+        "threads": threads,
+        "bad_data": bad_data,
+        "reproductions": lambda work: reproductions(work, given.reproductions),
+    }
+    environment = report.Report("smoke", progress=silent).environment()
+    for name, part in parts.items():
+        with tempfile.TemporaryDirectory() as work:
+            started = time.monotonic()
+            results[name] = part(Path(work))
+            results[name]["minutes"] = round((time.monotonic() - started) / 60, 1)
+        print(f"{name}: {json.dumps(results[name])}", flush=True)
+        paths.write_atomic(target, json.dumps({"environment": environment, "soak": results}, indent=1) + "\n")
+    tried, survived = (sum(results["kills"][key].values()) + results["reproductions"][key] for key in ("tried", "survived"))
+    print(f"survived / tried: {survived} / {tried}")
+    bad = results["bad_data"]
+    sound = not (bad["good_lost"] or bad["without_a_reason"] or results["threads"]["outside"])
+    sys.exit(0 if survived == tried and sound and results["kills"]["twice_the_same_bits"] else 1)
+
+
+if __name__ == "__main__":
+    main()
