@@ -276,6 +276,8 @@ def _tidied(executed: str) -> str:
     for holder in (content, *content["cells"]):
         for key in ("papermill", "execution"):
             holder["metadata"].pop(key, None)
+        if "injected-parameters" in holder["metadata"].get("tags", ()):
+            holder["id"] = "injected"  # papermill draws one at random
     for output in (output for cell in content["cells"] for output in cell.get("outputs", ())):
         for texts, keys in ((output, ("text",)), (output.get("data", {}), ("text/plain", "text/markdown", "text/html"))):
             texts |= {key: told(texts[key]) for key in keys if key in texts}

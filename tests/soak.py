@@ -206,15 +206,16 @@ def reproduce(home: Path, seconds: float | None = None) -> float:
     environment = os.environ | {"CARTOONLIB_RESULTS": str(home / "results"), "CARTOONLIB_PROCESSED": str(home / "processed")}
     command = [sys.executable, "-m", "cartoonlib.report", "reproduce", "smoke"]
     started = time.monotonic()
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         try:
             _, said = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
-            for child in subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split():
-                os.kill(int(child), signal.SIGKILL)  # kernels have a session of their own
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
             return seconds
+        finally:
+            if process.poll() is None:
+                kernels = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+                for one in (process.pid, *map(int, kernels)):
+                    os.kill(one, signal.SIGKILL)
     if process.returncode:
         raise RuntimeError(said.strip().splitlines()[-1])
     return time.monotonic() - started
@@ -227,9 +228,10 @@ def reproductions(work: Path, number: int) -> dict:
         rows = json.loads((home / "results/smoke/metrics.json").read_text())["metrics"]
         return [row for row in rows if row["metric"] != "milliseconds"]
 
-    duration = reproduce(work / "undisturbed")
-    expected, rng, problems = numbers(work / "undisturbed"), random.Random(SEED), []
+    duration = reproduce(work / "undisturbed") if number else 0.0
+    rng, problems = random.Random(SEED), []
     for i in range(number):
+        expected = numbers(work / "undisturbed")
         home, moment = work / f"trial{i}", rng.random() * duration
         reproduce(home, moment)
         try:

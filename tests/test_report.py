@@ -119,7 +119,8 @@ def test_a_notebook_that_ends_is_kept_with_its_profile(tmp_path, monkeypatch):
     content.cells[0].metadata["tags"] = ["parameters"]
     nbformat.write(content, source)
     report.execute(source, target, "quick")
-    assert nbformat.read(target, as_version=4).cells[-1].outputs[0].text == "quick\n"
+    executed = nbformat.read(target, as_version=4)
+    assert executed.cells[-1].outputs[0].text == "quick\n" and executed.cells[1].id == "injected"
     assert [path.name for path in target.parent.iterdir()] == ["01.ipynb"]
 
 
