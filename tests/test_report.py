@@ -98,6 +98,16 @@ def test_an_unknown_profile_ends_with_one_sentence():
     assert "Traceback" not in result.stderr
 
 
+def test_all_notebooks_run_and_the_one_that_draws_photos_comes_last(tmp_path, monkeypatch):
+    """It draws with the generators that notebook 05 publishes."""
+    order = []
+    monkeypatch.setattr(paths, "RESULTS", tmp_path)
+    monkeypatch.setattr(report, "execute", lambda notebook, target, profile: order.append(notebook.name))
+    monkeypatch.setattr(report, "join", lambda profile: tmp_path / profile / "report.html")
+    report.reproduce("smoke")
+    assert order == [*(path.name for path in sorted(paths.NOTEBOOKS.glob("0[1-9]*"))), "00_cartoonize.ipynb"]
+
+
 def test_a_notebook_that_stops_leaves_the_last_whole_one_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path)
     target = notebook(tmp_path / "out" / "01.ipynb", "1")
