@@ -72,19 +72,19 @@ def attempt(
     profile: Profile, folder: Path, title: str, progress: Callable, accelerator: Accelerator,
     make: Callable[[Profile], T], one_step: Callable[[Profile], None],
 ) -> T:  # fmt: skip
-    """What `make` returns for of a profile.
+    """What `make` returns for a profile, whose rates may have been halved before.
 
     Diverged, it stops, or goes back to the last checkpoint at which all was well, with half the rates (of the
     discriminators alone when one has won), BACK_OFFS times at most. `one_step` of a profile tells what fits into memory.
     """
     while True:
-        halved = Counter(rate for event in checkpoints.events(folder) for rate in event["halved"])
+        past = [event["halved"] for event in checkpoints.events(folder) if event["halved"]]
+        halved = Counter(rate for rates in past for rate in rates)
         rates = {rate: getattr(profile, rate) / 2**count for rate, count in halved.items()}
         try:
             return make(profile.replace(**rates))
         except Diverged as problem:
-            backed_off = sum(bool(event["halved"]) for event in checkpoints.events(folder))
-            if profile.on_divergence == "stop" or backed_off == BACK_OFFS:
+            if profile.on_divergence == "stop" or len(past) == BACK_OFFS:
                 raise TrainingStopped(
                     f"{title} stopped at step {problem.step}: {problem}. {problem.advice} "
                     f"The last good checkpoint is in {folder}."
