@@ -36,7 +36,7 @@ def test_the_readme_tells_what_the_results_in_git_say():
     assert problems() == {}
 
 
-@pytest.mark.parametrize("profile", verify.PROFILES)
+@pytest.mark.parametrize("profile", verify.TABLES)
 def test_a_changed_table_is_noticed(profile):
     first = README.index(report.README_MARKERS[0].format(profile))
     place = README.index(" [", first)
@@ -82,10 +82,10 @@ def test_a_missing_result_and_one_without_its_origin_are_noticed():
     found = problems(read=poorer)
     assert found.pop("origin of results/quick/train.json") == ["it does not say commit"]
     assert found.pop("origin of results/quick/metrics.json") == ["results/quick/metrics.json is missing"]
-    assert list(found) == ["table of quick in the README"]
+    assert not found
 
 
 def test_the_command_says_what_it_checked():
     result = subprocess.run([sys.executable, "-m", "cartoonlib.verify"], capture_output=True, text=True)
     lines = [line for line in result.stdout.splitlines() if line.startswith(("ok", "FAILED"))]
-    assert len(lines) == 5 + 10 and "Traceback" not in result.stderr
+    assert len(lines) == 4 + 10 and "Traceback" not in result.stderr
