@@ -326,7 +326,7 @@ def bad_data(work: Path) -> dict:
 
 
 def threads(work: Path) -> dict:
-    """The metrics of a run of smoke's size on two threads, and those that lie outside the intervals of one thread."""
+    """A run of smoke's size on one thread and on two: how many metrics are equal, and which leave the intervals of one."""
     rows = []
     for number in (1, 2):
         whole(work / str(number), {}, threads=number)
@@ -338,30 +338,40 @@ def threads(work: Path) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = {"kills": kills, "threads": threads, "bad_data": bad_data, "reproductions": reproductions}
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(parts)}; all when none is named, the others are kept")
     parser.add_argument("--kills", type=int, default=200, help="of the small run, over all its stages")
     parser.add_argument("--reproductions", type=int, default=5, help="of make reproduce PROFILE=smoke that are killed")
     given = parser.parse_args()
-    target, results = paths.RESULTS / "soak.json", {}
-    parts = {
-        "kills": lambda work: kills(work, given.kills),
-        "threads": threads,
-        "bad_data": bad_data,
-        "reproductions": lambda work: reproductions(work, given.reproductions),
-    }
-    environment = report.Report("smoke", progress=silent).environment()
-    for name, part in parts.items():
+    if unknown := set(given.parts) - set(parts):
+        parser.error(f"unknown: {', '.join(unknown)}")
+    target = paths.RESULTS / "soak.json"
+    results = json.loads(target.read_text())["soak"] if target.exists() else {}
+    for name in given.parts or parts:
         with tempfile.TemporaryDirectory() as work:
             started = time.monotonic()
-            results[name] = part(Path(work))
+            number = [getattr(given, name)] if name in ("kills", "reproductions") else []
+            results[name] = parts[name](Path(work), *number)
             results[name]["minutes"] = round((time.monotonic() - started) / 60, 1)
+        results[name]["environment"] = report.Report("smoke", progress=silent).environment()
         print(f"{name}: {json.dumps(results[name])}", flush=True)
-        paths.write_atomic(target, json.dumps({"environment": environment, "soak": results}, indent=1) + "\n")
-    tried, survived = (sum(results["kills"][key].values()) + results["reproductions"][key] for key in ("tried", "survived"))
+        paths.write_atomic(target, json.dumps({"soak": results}, indent=1) + "\n")
+    sys.exit(not told(results))
+
+
+def told(results: dict) -> bool:
+    """Print what survived, of all parts that were ever run here; whether all is as it should be."""
+    tried = survived = 0
+    for name in ("kills", "reproductions"):
+        if name in results:
+            tried += results[name]["tried"] if name == "reproductions" else sum(results[name]["tried"].values())
+            survived += results[name]["survived"] if name == "reproductions" else sum(results[name]["survived"].values())
     print(f"survived / tried: {survived} / {tried}")
-    bad, outside = results["bad_data"], results["threads"]["outside"]
+    same = results.get("kills", {}).get("twice_the_same_bits", True)
+    bad = results.get("bad_data", {"good_lost": [], "without_a_reason": 0})
     # The original code's variant magnifies rounding more than nine photos' intervals allow; the full method must not.
-    sound = not (bad["good_lost"] or bad["without_a_reason"] or any("full method" in row for row in outside))
-    sys.exit(0 if survived == tried and sound and results["kills"]["twice_the_same_bits"] else 1)
+    outside = any("full method" in row for row in results.get("threads", {"outside": []})["outside"])
+    return survived == tried and same and not (bad["good_lost"] or bad["without_a_reason"] or outside)
 
 
 if __name__ == "__main__":
