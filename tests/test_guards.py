@@ -183,6 +183,22 @@ def test_a_run_that_diverges_goes_back_with_half_its_rates(run, tmp_path, monkey
     assert all(math.isfinite(row["total"]) for row in finished.log())
 
 
+def test_it_goes_back_before_the_checkpoints_that_were_written_since_all_was_well(run, monkeypatch):
+    """Logged at 4 and 8, checkpoints at 2, 4 and 6: found wrong at 8, the one of 6 may be wrong too."""
+    check, found, loaded, resume = guards.check, [], [], training._Loop._resume
+
+    def once(row, before, profile):
+        if row["step"] == 8 and not found:
+            found.append(row)
+            raise guards.Diverged(8, "it fell apart", "Mend it.", before[-1]["step"], ("generator_rate",))
+        check(row, before, profile)
+
+    monkeypatch.setattr(guards, "check", once)
+    monkeypatch.setattr(training._Loop, "_resume", lambda self, state: (loaded.append(state["step"]), resume(self, state)))
+    assert run(OFTEN.replace(on_divergence="back_off", log_every=4)).events()[0]["step"] == 8
+    assert loaded == [4]
+
+
 def test_it_does_so_three_times_at_most(run, monkeypatch):
     spoil(monkeypatch, 3, math.nan)
     with pytest.raises(TrainingStopped, match="drawn.*stopped at step 4: the loss \\w+ is not a finite number"):
