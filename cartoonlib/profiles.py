@@ -66,7 +66,7 @@ class Profile:
     surface: float = 3.0
     texture: float = 8.0
     total_variation: float = 15.0
-    landmark: float = 10.0
+    landmark: float = 40.0
     # Style -> what it sets for itself of these weights and of train_steps; rows of the ablation table are without.
     style_settings: dict = dataclasses.field(default_factory=dict, hash=False)
 
