@@ -62,13 +62,16 @@ class ImageSet:
 
     @classmethod
     def load(cls, folder: Path) -> "ImageSet":
-        """Open a prepared folder; InputError when it is damaged. Nothing in it can run code: numpy refuses pickles."""
+        """Open a prepared folder; InputError when a bit of it has changed. numpy refuses pickles, which could run code."""
         try:
             about = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
             images, points = np.load(folder / "images.npy", mmap_mode="r"), np.load(folder / "points.npy")
-            return cls(images=images, points=points, **about)
+            found = cls(images=images, points=points, **about)
+            if _hash(images, points, found.manifest) != found.hash:
+                raise ValueError("its SHA-256 is not the one that it was prepared with")
         except (OSError, ValueError, TypeError) as error:
             raise InputError(f"{folder} is damaged ({error}): delete it, and it is prepared again.") from None
+        return found
 
     @property
     def split(self) -> np.ndarray:
@@ -120,6 +123,13 @@ def _repeats(images: np.ndarray, manifest: list[dict]) -> dict[int, str]:
     return found
 
 
+def _hash(images: np.ndarray, points: np.ndarray, manifest: list[dict]) -> str:
+    digest = hashlib.sha256(images)  # as they lie on the disk, without a copy
+    digest.update(points.tobytes())
+    digest.update(json.dumps(manifest, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
 class _Reject(Exception):
     """Why an image is left out."""
 
@@ -160,7 +170,6 @@ def _summary(images: ImageSet) -> str:
 
 def _prepare(source: Source, folder: Path, side: int, limit: int, test_fraction: float) -> None:
     manifest, rejected, points = [], [], []
-    digest = hashlib.sha256()
     seen, near = {}, _NearDuplicates()
     total, raw = raw_images(source, side, limit)
     bar = tqdm(raw, desc=source.name, total=total, unit="image", disable=None, leave=False)  # on a terminal only
@@ -179,7 +188,6 @@ def _prepare(source: Source, folder: Path, side: int, limit: int, test_fraction:
                 rejected.append({"file": name, "reason": str(reason)})
                 continue
             file.write(image.tobytes())
-            digest.update(image.tobytes())
             points.append(found)
             entry = {"file": name, "source": source.name, "licence": item.licence, "sha256": sha256}
             entry["split"] = _split(sha256, test_fraction) if source.split == "hash" else source.split
@@ -193,11 +201,11 @@ def _prepare(source: Source, folder: Path, side: int, limit: int, test_fraction:
         raise InputError(f"{source.title}: no usable {source.kind} among its images ({reasons}). {source.get}")
     if source.split == "hash" and test_fraction > 0:
         _both_splits(manifest)
-    np.save(folder / "points.npy", np.stack(points).astype(np.float32))
-    digest.update(np.stack(points).astype(np.float32).tobytes())
-    digest.update(json.dumps(manifest, sort_keys=True).encode())
+    points = np.stack(points).astype(np.float32)
+    np.save(folder / "points.npy", points)
+    images = np.load(folder / "images.npy", mmap_mode="r")
     about = {key: getattr(source, key) for key in ("name", "kind", "title", "licence")}
-    about |= {"manifest": manifest, "rejected": rejected, "hash": digest.hexdigest()}
+    about |= {"manifest": manifest, "rejected": rejected, "hash": _hash(images, points, manifest)}
     (folder / "manifest.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
 
 

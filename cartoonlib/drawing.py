@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 from PIL import Image
 from skimage.data import astronaut
@@ -36,11 +37,19 @@ peak = next(line.split()[1] for line in open("/proc/self/status") if line.starts
 print('{"peak_mb": %f}' % (int(peak) * 1024 / 1e6))
 """  # and what it takes of memory, which only Linux tells; nothing else is imported
 MOST_WHOLE = 4.2e6  # px that are tried whole, for each takes some 900 bytes
+PHONE, CAMERA, SMALL = (3000, 4000), (4000, 6000), (512, 512)  # heights and widths that goals are set for
+# On two CPU cores: what is asked of which size, drawn in which way, in at most so many seconds and MB.
+GOALS = (
+    ("12 megapixels, once read", PHONE, USUAL, 20.0, 2000.0),
+    ("24 megapixels in tiles, on all pixels", CAMERA, "float32", None, 2000.0),
+    ("512 x 512, once read", SMALL, USUAL, 0.5, None),
+    ("512 x 512, from the command's start to its end", SMALL, COMMAND, 6.0, None),
+)
 
 
 def sizes(p: Profile) -> list[tuple[int, int]]:
     """Heights and widths to measure, up to a telephone's 12 and a camera's 24 megapixels where there is time."""
-    all_sizes = [(128, 128), (512, 512), (1024, 1024), (2048, 2048), (3000, 4000), (4000, 6000)]
+    all_sizes = [(128, 128), SMALL, (1024, 1024), (2048, 2048), PHONE, CAMERA]
     return all_sizes[: 1 if p.bench_repeats == 1 else 2 if p.bench_repeats < 5 else None]
 
 
@@ -86,7 +95,7 @@ def _timed(*arguments: str) -> tuple[dict, float]:
 
 
 def _draw(way: str, generator: str, height: int, width: int, repeats: int) -> dict:
-    generator, photo = cartoonize.load(generator), np.asarray(_photo(height, width))
+    generator, photo = cartoonize.load(generator), np.array(_photo(height, width))
     draw = partial(cartoonize.cartoonize, generator, photo, scale=None if way == USUAL else 1.0)
     if way == WHOLE:
         draw = partial(generator, data.to_tensor(photo[None]))
@@ -122,6 +131,66 @@ def lines(rows: list[dict]) -> list[list[str]]:
         cells = [_cell(own.get(way)) for way in WAYS]
         table.append([f"{size[1]} x {size[0]}, {number(size[0] * size[1] / 1e6)} MP", *cells])
     return table
+
+
+def goals(rows: list[dict]) -> list[list[str]]:
+    """Lines of a table: goal, what was found, whether it is met; those whose size was not measured are left out.
+
+    The last ones compare the time per pixel with the generator's alone on the whole picture, on the largest photo that
+    was drawn so in the same run.
+    """
+    found = {(row["height"], row["width"], row["way"]): row for row in rows}
+    table = []
+    for title, size, way, seconds, mb in GOALS:
+        if (row := found.get((*size, way))) is None:
+            continue
+        limits = [f"under {number(limit)} {unit}" for limit, unit in ((seconds, "s"), (mb and mb / 1000, "GB")) if limit]
+        met = "failed" not in row and row["seconds"]["median"] < (seconds or np.inf) and row["peak_mb"] < (mb or np.inf)
+        table.append([f"{title}: {' and '.join(limits)}", _cell(row), "yes" if met else "no"])
+    whole = [row for row in rows if row["way"] == WHOLE and "failed" not in row]
+    for way in (USUAL, "float32", "bfloat16", "ONNX Runtime") if whole else ():
+        height, width = whole[-1]["height"], whole[-1]["width"]
+        if "seconds" in (row := found[height, width, way]):
+            ratio = row["seconds"]["median"] / whole[-1]["seconds"]["median"]
+            title = f"{width} x {height}, {way} / the whole picture at once, time: at most 1"
+            table.append([title, number(ratio), "yes" if ratio <= 1 else "no"])
+    return table
+
+
+def variants(style: str, repeats: int, side: int = 512) -> list[list[str]]:
+    """ONNX models of a generator in float32, float16 and int8: size, time, and how far their pictures are from float32's.
+
+    By ONNX Runtime's own converters; int8 for activations and weights of the convolutions, calibrated on a smaller copy.
+    """
+    from onnxruntime.quantization import QuantFormat, quantize_static
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    model = onnx.load_model_from_string(exports.to_onnx(cartoonize.load(style)))
+    photo, small = (data.to_tensor(np.array(_photo(size, size))[None]) for size in (side, side // 2))
+    with tempfile.TemporaryDirectory() as folder:
+        files = {name: Path(folder) / f"{name}.onnx" for name in ("float32", "float16", "int8")}
+        onnx.save(model, files["float32"])
+        quantize_static(files["float32"], files["int8"], _Calibration([small]), QuantFormat.QDQ, ["Conv"], per_channel=True)
+        onnx.save(convert_float_to_float16(model, keep_io_types=True), files["float16"])
+        drawn = {name: exports.OnnxGenerator(path) for name, path in files.items()}
+        sizes = {name: path.stat().st_size / 1e6 for name, path in files.items()}
+    seconds = bench.timed({name: partial(draw, photo) for name, draw in drawn.items()}, repeats, time.perf_counter)
+    exact = data.to_uint8(drawn["float32"](photo)).astype(np.int16)
+    off = {name: np.abs(data.to_uint8(draw(photo)) - exact) for name, draw in drawn.items()}
+    return [
+        [name, number(sizes[name]), number(bench.spread(seconds[name])["median"]), number(off[name].mean()), str(off[name].max())]
+        for name in files
+    ]
+
+
+class _Calibration:
+    """What ONNX Runtime's quantization asks for one photo after the other."""
+
+    def __init__(self, photos: list[torch.Tensor]):
+        self._rest = iter(photos)
+
+    def get_next(self) -> dict | None:
+        return next(({"photo": photo.numpy()} for photo in self._rest), None)
 
 
 def _cell(row: dict | None) -> str:

@@ -252,8 +252,8 @@ def execute(notebook: Path, target: Path, profile: str) -> None:
         raise InputError(f"{where}: {text} (The notebook so far: {running})") from None
     except DeadKernelError:
         raise InputError(
-            f"The kernel of {notebook.name} died, most likely for want of memory: set a smaller `batch` in the "
-            "profile. The same command goes on where this one was."
+            f"The kernel of {notebook.name} died, most likely for want of memory: halve `batch: "
+            f"{profiles.load(profile).batch}` in the profile. The same command goes on where this one was."
         ) from None
     write_atomic(running, _tidied(running.read_text()))
     os.replace(running, target)

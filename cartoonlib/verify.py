@@ -57,11 +57,13 @@ def _prose(readme: str) -> list[str]:
 
 
 def _speeds(readme: str, read: Callable) -> list[str]:
-    steps = read("bench/cpu.json")["performance"]["step"]
+    performance = read("bench/cpu.json")["performance"]
+    steps = performance["step"]
     every = steps["ours, every image"]["ratio"]
     wanted = [bench.last_line(steps["ours"]["ratio"], "cpu")]
     wanted += [f"{every['median']:.2f} ({every['min']:.2f}-{every['max']:.2f})"]
     wanted += [f"{steps[name]['seconds']['median']:.2f} s" for name in ("ours", "ours, every image", "seed")]
+    wanted += [f"| {' | '.join(line)} |" for line in performance["drawing_goals"] + performance["onnx_variants"]]
     return [f"`{text}` of results/bench/cpu.json is not there" for text in wanted if text not in readme]
 
 

@@ -330,15 +330,18 @@ def test_joined_sets_repeat_no_image(face_set):
     assert data.join([face_set]) is face_set
 
 
+@pytest.mark.parametrize("damage", ["shorter", "a bit flipped"])
 @pytest.mark.parametrize("name", ["images.npy", "points.npy", "manifest.json"])
-def test_a_damaged_set_is_one_sentence(folders, name):
+def test_a_damaged_set_is_one_sentence(folders, name, damage):
     drawings = folders / "drawings"
     drawings.mkdir()
     for seed in range(8):
         noise(seed).save(drawings / f"{seed}.png")
     prepare(drawings, kind="cartoons")
     (path,) = paths.PROCESSED.glob(f"[!.]*/{name}")
-    path.write_bytes(path.read_bytes()[:-100])
+    content = bytearray(path.read_bytes())
+    content[content.index(b"train") if name.endswith("json") else -40] ^= 1
+    path.write_bytes(content if damage == "a bit flipped" else content[:-100])
     with pytest.raises(InputError, match="is damaged .*: delete it, and it is prepared again"):
         prepare(drawings, kind="cartoons")
 

@@ -23,6 +23,33 @@ def test_the_table_has_a_line_a_size_and_says_what_failed_or_was_not_tried():
     assert cells[drawing.WHOLE] == "not tried"
 
 
+def test_goals_compare_with_what_was_asked_and_with_the_generator_alone():
+    def row(size, way, seconds, mb):
+        return {"height": size[0], "width": size[1], "way": way, "seconds": {"median": seconds}, "peak_mb": mb}
+
+    rows = [row(drawing.PHONE, drawing.USUAL, 2.5, 2100.0), row(drawing.SMALL, drawing.COMMAND, 3.5, 900.0)]
+    rows += [row(drawing.SMALL, way, 0.4, 900.0) for way in (drawing.USUAL, "float32", "bfloat16")]
+    rows += [{"height": 512, "width": 512, "way": "ONNX Runtime", "failed": "it was killed"}]
+    lines = {title: (found, met) for title, found, met in drawing.goals(rows)}
+    assert lines.pop("12 megapixels, once read: under 20 s and under 2 GB") == ("2.5 s, 2.1 GB", "no")
+    assert lines.pop("512 x 512, once read: under 0.5 s") == ("0.4 s, 0.9 GB", "yes")
+    assert lines.pop("512 x 512, from the command's start to its end: under 6 s") == ("3.5 s, 0.9 GB", "yes")
+    assert not lines  # the others were not measured, and nothing was drawn whole
+    compared = drawing.goals([*rows, row(drawing.SMALL, drawing.WHOLE, 0.2, 900.0)])[3:]
+    assert [line[1:] for line in compared] == [["2", "no"]] * 3
+    failed = {"height": 3000, "width": 4000, "way": drawing.USUAL, "failed": "it was killed"}
+    assert drawing.goals([failed]) == [["12 megapixels, once read: under 20 s and under 2 GB", "it was killed", "no"]]
+
+
+def test_models_in_fewer_bits_are_smaller_and_their_error_is_measured():
+    if not cartoonize.styles():
+        pytest.skip("needs the generators that come with the project: git checkout results/reference/generators")
+    full, half, int8 = drawing.variants(cartoonize.styles()[0], 1, side=96)
+    assert [line[0] for line in (full, half, int8)] == ["float32", "float16", "int8"]
+    assert full[3:] == ["0", "0"] and int(half[4]) < int(int8[4])
+    assert float(full[1]) > 1.8 * float(half[1]) > 3 * float(int8[1])
+
+
 def test_a_process_measures_one_way_and_one_that_fails_says_why():
     if not cartoonize.styles():
         pytest.skip("needs the generators that come with the project: git checkout results/reference/generators")

@@ -121,6 +121,18 @@ def test_a_notebook_that_stops_leaves_the_last_whole_one_alone(tmp_path, monkeyp
     assert target.read_bytes() == before
 
 
+def test_a_dead_kernel_is_one_sentence_and_the_last_whole_notebook_stays(tmp_path, monkeypatch):
+    """As when the system kills it for want of memory: no Python of that kernel can say so."""
+    monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(report.profiles, "load", lambda _name: TINY)
+    target = notebook(tmp_path / "out" / "01.ipynb", "1")
+    before = target.read_bytes()
+    dying = notebook(tmp_path / "01.ipynb", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(InputError, match="01.ipynb died, most likely for want of memory: halve `batch: 2` in the prof"):
+        report.execute(dying, target, "tiny")
+    assert target.read_bytes() == before
+
+
 def test_a_notebook_that_ends_is_kept_with_its_profile(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path)
     target = tmp_path / "out" / "01.ipynb"
