@@ -214,3 +214,9 @@ def test_points_set_by_hand_follow_their_face(tmp_path, monkeypatch):
     width = np.linalg.norm(truth[0, 0] - truth[0, 3])
     assert metrics.hand_made_errors(truth, truth) == 0
     assert metrics.hand_made_errors(truth + [width, 0], truth) == pytest.approx(1)
+
+
+def test_a_style_of_photos_is_questioned(face_set, cartoon_set, lite0):
+    photos = dataclasses.replace(face_set, name="my comics", images=face_set.images[:, 1:-1, 1:-1])
+    assert metrics.from_photos(photos, face_set, lite0.embed).endswith("AS NEAR AS OTHER PHOTOS ARE. Are these cartoons?")
+    assert "?" not in metrics.from_photos(cartoon_set, face_set, lite0.embed)
