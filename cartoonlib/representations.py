@@ -21,9 +21,11 @@ def box_mean(x: Tensor, radius: int) -> Tensor:
     """Mean over a (2 radius + 1)-wide window, cut off at the border: float (B, C, H, W) -> (B, C, H, W).
 
     Columns, then rows, as depthwise convolutions in channels_last: on a CPU several times faster than average pooling.
-    On a GPU convolutions may round to TF32, which variances in float32 do not survive, so pooling does it there.
+    On a GPU convolutions may round to TF32, which variances in float32 do not survive, so pooling does it there, and
+    not in channels_last: padded pooling has had a wrong gradient in that (pytorch/pytorch#188344).
     """
     if x.is_cuda:
+        x = x.contiguous()
         x = F.avg_pool2d(x, (2 * radius + 1, 1), stride=1, padding=(radius, 0), count_include_pad=False)
         return F.avg_pool2d(x, (1, 2 * radius + 1), stride=1, padding=(0, radius), count_include_pad=False)
     x = x.contiguous(memory_format=torch.channels_last)

@@ -2,6 +2,7 @@ import kornia
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cartoonlib.representations import (
     COLOR_SHIFT_RANGES, box_mean, color_shift_weights, guided_filter, surface, texture,
@@ -20,6 +21,24 @@ def test_box_mean_is_the_average_of_the_window(radius):
     x = torch.randn(2, 3, 17, 23, generator=rng())
     naive = F.avg_pool2d(x, 2 * radius + 1, 1, radius, count_include_pad=False)
     assert torch.allclose(box_mean(x, radius), naive, atol=1e-5)
+
+
+def test_box_mean_never_pools_in_channels_last_on_a_gpu():
+    """There padded pooling has had a wrong gradient. What is pooled keeps its layout, and fake tensors need no GPU."""
+    with FakeTensorMode():
+        x = torch.empty(2, 3, 17, 23, device="cuda").contiguous(memory_format=torch.channels_last)
+        assert box_mean(x, 2).is_contiguous()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("function", [surface, lambda x: guided_filter(x.detach().flip(0), x, 2, 1e-2)])
+def test_gradients_are_those_of_the_processor_on_a_gpu(function, faces_tensor):
+    weights, gradients = torch.randn(faces_tensor.shape, generator=rng()), []
+    for device in ("cpu", "cuda"):
+        x = faces_tensor.to(device).contiguous(memory_format=torch.channels_last).requires_grad_()
+        (function(x) * weights.to(device)).sum().backward()
+        gradients.append(x.grad.cpu())
+    assert torch.allclose(*gradients, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("radius, eps", [(1, 1e-2), (5, 0.2)])
