@@ -21,6 +21,11 @@ def silent(_line: str) -> None:
     """A progress that says nothing."""
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     """Sums are split by thread: results that are compared bit for bit need a fixed number."""

@@ -30,7 +30,7 @@ def test_box_mean_never_pools_in_channels_last_on_a_gpu():
         assert box_mean(x, 2).is_contiguous()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("function", [surface, lambda x: guided_filter(x.detach().flip(0), x, 2, 1e-2)])
 def test_gradients_are_those_of_the_processor_on_a_gpu(function, faces_tensor):
     weights, gradients = torch.randn(faces_tensor.shape, generator=rng()), []

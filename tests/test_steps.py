@@ -1,5 +1,6 @@
 """The step on a GPU that is not there, over several processes, and killed in the middle."""
 
+import copy
 import dataclasses
 import json
 import os
@@ -228,12 +229,20 @@ def run_steps(profile, sets, count=8):
     return step, torch.stack(rows)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_cuda_graph_does_what_the_eager_step_does(face_set, cartoon_set):
-    graph, captured = run_steps(TINY, (face_set, cartoon_set))
-    eager, plain = run_steps(TINY.replace(step="eager"), (face_set, cartoon_set))
-    assert (graph.how, eager.how) == ("CUDA graph", "eager")
-    assert torch.allclose(captured, plain, rtol=0.02, atol=1e-3)
+    """From the same weights: a GPU adds in any order, and Adam's first steps make whole steps of rounding."""
+    step, _ = run_steps(TINY, (face_set, cartoon_set))
+    assert step.how == "CUDA graph"
+    networks = [part for part in step.parts.values() if isinstance(part, nn.Module)]
+    weights = [copy.deepcopy(network.state_dict()) for network in networks]
+    photo, cartoon = (data.Batches(images, 32, 2, 0, step.device)(99) for images in (face_set, cartoon_set))
+    grey = representations.color_shift_weights(torch.Generator().manual_seed(99)).to(step.device)
+    replayed = {name: value.clone() for name, value in step(photo, cartoon, grey).items()}
+    for network, before in zip(networks, weights):
+        network.load_state_dict(before)  # in place, where the graph has it
+    eager = step._update(photo, cartoon, grey)
+    assert all(torch.allclose(value, eager[name], rtol=0.01, atol=1e-4) for name, value in replayed.items())
 
 
 def test_a_capture_that_fails_is_said_and_the_step_goes_on(monkeypatch, face_set, cartoon_set):

@@ -202,7 +202,7 @@ def test_nothing_waits_for_the_device_and_no_sum_depends_on_an_order(adaptive):
     assert not [name for name in mode.seen if "scatter" in name or name in ("index_add", "index_put", "bincount")]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_cuda_graph_records_it(faces_tensor):
     static = torch.zeros_like(faces_tensor, device="cuda")
     side = torch.cuda.Stream()
