@@ -18,7 +18,8 @@ import yaml
 from . import paths, sources
 
 LOSSES = ("content", "color", "structure", "surface", "texture", "total_variation", "landmark")
-OF_A_STYLE = ("train_steps", *LOSSES)  # what a style may set for itself
+# What a style may set for itself.
+OF_A_STYLE = ("batch", "train_steps", "generator_rate", "discriminator_rate", "ema", *LOSSES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ class Profile:
     texture: float = 8.0
     total_variation: float = 15.0
     landmark: float = 40.0
-    # Style -> what it sets for itself of these weights and of train_steps; rows of the ablation table are without.
+    # Style -> what it sets for itself (OF_A_STYLE); rows of the ablation table are without.
     style_settings: dict = dataclasses.field(default_factory=dict, hash=False)
 
     color_grade: bool = True  # False: the colour term holds every image to the photo's own colours

@@ -100,8 +100,8 @@ def test_a_style_may_set_weights_and_steps_for_itself():
     assert ablations(base) == ablations(load("quick"))
     assert from_dict(json.loads(json.dumps(dataclasses.asdict(base)))) == base and hash(base) == hash(base.replace())
     wrong = {"texture` must be of type float": {"texture": "4"}, "texture` must be 0 or more": {"texture": -1}}
-    names = "style_settings: lorelei` must be settings out of train_steps, content"
-    for problem, settings in [*wrong.items(), (names, {"textur": 4}), (names, {"batch": 4}), (names, 5), (names, None)]:
+    names = "style_settings: lorelei` must be settings out of batch, train_steps, generator_rate"
+    for problem, settings in [*wrong.items(), (names, {"textur": 4}), (names, {"size": 96}), (names, 5), (names, None)]:
         with pytest.raises(InputError, match=problem) as error:
             base.replace(style_settings={"lorelei": settings})
         assert "lorelei" in str(error.value)
