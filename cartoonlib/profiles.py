@@ -18,8 +18,8 @@ import yaml
 from . import paths, sources
 
 LOSSES = ("content", "color", "structure", "surface", "texture", "total_variation", "landmark")
-# What a style may set for itself.
-OF_A_STYLE = ("batch", "train_steps", "generator_rate", "discriminator_rate", "ema", *LOSSES)
+# What a style may set for itself: nothing that pretraining, which all styles start from, depends on.
+OF_A_STYLE = ("train_steps", "ema", *LOSSES)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -156,7 +156,7 @@ class Report:
             "faces": f"{len(faces.part('train'))}: {faces.title} (licence: {faces.licence})",
             "cartoons": f"{len(cartoons.part('train'))}: {cartoons.title} (licence: {cartoons.licence})",
             "training": f"{p.pretrain_steps} steps of pretraining, {run.summary['steps']} of training, {p.size} px, "
-            f"batch {p.of(style).batch}, seed {p.seed}, {run.summary['dtype']}, "
+            f"batch {p.batch}, seed {p.seed}, {run.summary['dtype']}, "
             f"{run.summary['device']}, code {run.summary['code']}, commit {commit()}",
             "weights": ", ".join(f"{name} {value:g}" for name, value in weights.items()),
         }

@@ -10,6 +10,7 @@ from cartoonlib import paths
 from cartoonlib.paths import InputError
 from cartoonlib.profiles import (
     LOSSES,
+    OF_A_STYLE,
     PUBLISHED,
     Profile,
     ablations,
@@ -67,7 +68,7 @@ def changes(row: Profile, base: Profile) -> dict:
 
 def test_what_each_ablation_changes():
     base = load("quick")
-    rows, base = ablations(base), base.replace(train_steps=base.ablation_steps)
+    rows, base = ablations(base), base.replace(train_steps=base.ablation_steps, style_settings={})
     for title, row in rows["sweep"].items():
         (key,) = changes(row, base)
         assert getattr(row, key) == pytest.approx(4 * getattr(base, key)) and key in title
@@ -96,12 +97,13 @@ def test_what_each_ablation_changes():
 def test_a_style_may_set_weights_and_steps_for_itself():
     base = load("quick", {"style_settings": {"lorelei": {"texture": 4, "train_steps": 7}}})
     assert base.of("lorelei") == base.replace(texture=4.0, train_steps=7, style_settings={})
-    assert base.of("adventurer") == base.replace(style_settings={}) == load("quick")
+    assert base.of("adventurer") == base.replace(style_settings={}) == load("quick", {"style_settings": {}})
     assert ablations(base) == ablations(load("quick"))
+    assert not set(OF_A_STYLE) & set(PRETRAIN_SETTINGS)  # one pretraining for all styles, that of notebook 02
     assert from_dict(json.loads(json.dumps(dataclasses.asdict(base)))) == base and hash(base) == hash(base.replace())
     wrong = {"texture` must be of type float": {"texture": "4"}, "texture` must be 0 or more": {"texture": -1}}
-    names = "style_settings: lorelei` must be settings out of batch, train_steps, generator_rate"
-    for problem, settings in [*wrong.items(), (names, {"textur": 4}), (names, {"size": 96}), (names, 5), (names, None)]:
+    names = "style_settings: lorelei` must be settings out of train_steps, ema, content"
+    for problem, settings in [*wrong.items(), (names, {"textur": 4}), (names, {"batch": 4}), (names, 5), (names, None)]:
         with pytest.raises(InputError, match=problem) as error:
             base.replace(style_settings={"lorelei": settings})
         assert "lorelei" in str(error.value)
