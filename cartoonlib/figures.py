@@ -243,8 +243,9 @@ def _loss_panels(keys: list[str]) -> tuple[plt.Figure, np.ndarray]:
     figure, panels = _panels(max(4, 2.5 * across), 1.75 * down + 0.5, down, across, sharex=True)
     for i, ax in enumerate(panels):
         ax.set_visible(i < len(keys))
-        ax.tick_params(labelbottom=i + across >= len(keys))
-    figure.supxlabel("step", fontsize=9)
+        lowest = i + across >= len(keys)
+        ax.tick_params(labelbottom=lowest)
+        ax.set_xlabel("step" if lowest else "", fontsize=9)
     return figure, panels
 
 
