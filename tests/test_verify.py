@@ -82,6 +82,8 @@ def test_a_missing_result_and_one_without_its_origin_are_noticed():
     found = problems(read=poorer)
     assert found.pop("origin of results/quick/train.json") == ["it does not say commit"]
     assert found.pop("origin of results/quick/metrics.json") == ["results/quick/metrics.json is missing"]
+    (table,) = found.pop("table of quick in the README")
+    assert table.startswith("results/quick/metrics.json is missing: make reproduce")
     assert not found
 
 
