@@ -141,7 +141,7 @@ def precision_metrics(report: Report, runs: dict, faces, cartoons) -> list[dict]
     photos, drawings = (data.center_crop(images.part("test"), p.size) for images in (faces, cartoons))
     embedder = features.EfficientNetLite0().to(device)
     detector = landmarks.landmark_network("faceapi68").to(device)
-    evaluator = metrics.Evaluator(photos, drawings, embedder.embed, embedder, detector, device)
+    evaluator = metrics.Evaluator(photos, drawings, embedder, embedder, detector, device)
     found = {
         key: evaluator.measure(metrics.generate(run.generator(device), photos, device)) for key, run in runs.items()
     }

@@ -22,6 +22,7 @@ BATCH = 32
 # KID x 1000 below which a style may be a set of photos. Of sets of photographed faces one lay 180 to 2,400 from another,
 # drawn styles 820 to 7,100 from the photos (of 40 to 200 images each): no bound tells all of them apart.
 LIKE_PHOTOS = 1000
+DETECTOR = "faceapi68"  # of the landmark error: a network that no loss uses
 
 
 @dataclass(frozen=True)
@@ -219,13 +220,15 @@ class Evaluator:
 
     Args:
         photos, cartoons: held-out images (N, S, S, 3) and (M, S, S, 3) uint8.
-        embed: `features.EfficientNetLite0().embed`; perceptual: network of the content distance;
-        detector: 68-point landmark network that is not the one in the loss.
+        embedder: network of the distances between sets, `features.EfficientNetLite0()`; perceptual: that of the
+        content distance; detector: the landmark network `DETECTOR`.
     """
 
-    def __init__(self, photos, cartoons, embed, perceptual, detector, device="cpu"):
+    def __init__(self, photos, cartoons, embedder, perceptual, detector, device="cpu"):
         self.photos, self.cartoons, self.device = photos, cartoons, device
-        self._embed = lambda images: _map(embed, images, device).double().numpy()
+        distances = dict.fromkeys(("kid_cartoon", "frechet_cartoon", "kid_photo", "frechet_photo"), embedder.name)
+        self._networks = distances | {"landmark_error": DETECTOR, "content_distance": perceptual.name}
+        self._embed = lambda images: _map(embedder.embed, images, device).double().numpy()
         self._content = lambda images: _map(perceptual, images, device)
         self._points = lambda images: landmarks_of(detector, images, device)
         self._of_photos = (self._embed(photos), self._content(photos), self._points(photos))
@@ -245,3 +248,16 @@ class Evaluator:
             "content_distance": mean_estimate(distance.numpy()),
             "flatness": mean_estimate(flatness(outputs)),
         }
+
+    def rows(
+        self, measured: dict[str, Estimate], style: str, variant: str, group: str, steps: int, seed: int, code: str
+    ) -> list[dict]:
+        """What was measured of one set of pictures as rows of metrics.json: a row a metric, each saying all of itself.
+
+        measured: by metric; what no network had a part in, like the time of an image, has "-" for features.
+        """
+        return [
+            {"style": style, "variant": variant, "group": group, "steps": steps, "seed": seed, "n": e.n, "metric": name,
+             "features": self._networks.get(name, "-"), "value": e.value, "low": e.low, "high": e.high, "code": code}
+            for name, e in measured.items()
+        ]  # fmt: skip

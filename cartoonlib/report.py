@@ -25,7 +25,7 @@ import numpy as np
 import PIL.Image
 import torch
 
-from . import data, features, figures, landmarks, paths, profiles, steps, training
+from . import data, features, figures, landmarks, metrics, paths, profiles, steps, training
 from .paths import InputError, lock, write_atomic
 from .profiles import Profile
 
@@ -103,6 +103,17 @@ class Report:
         order = sorted(rows, key=lambda row: "public domain" not in images.manifest[row]["licence"])
         return data.center_crop(images.images[order], p.size)
 
+    def evaluator(self, faces: "data.ImageSet", cartoons: "data.ImageSet") -> metrics.Evaluator:
+        """What measures pictures in a style: by its held-out cartoons, on its `photos`, some 200 held-out ones.
+
+        So many are enough for the intervals.
+        """
+        p = self.profile
+        photos, drawings = (data.center_crop(images.part("test"), p.size) for images in (faces, cartoons))
+        perceptual, detector = features.PERCEPTUAL[p.perceptual](), landmarks.landmark_network(metrics.DETECTOR)
+        networks = (network.to(self.device) for network in (features.EfficientNetLite0(), perceptual, detector))
+        return metrics.Evaluator(photos[:: max(1, len(photos) // 200)], drawings, *networks, self.device)
+
     @staticmethod
     def _enough(images: "data.ImageSet") -> "data.ImageSet":
         train, test = (len(images.part(split)) for split in ("train", "test"))
@@ -175,11 +186,12 @@ class Report:
         text = json.dumps({"environment": self.environment(), name: content}, indent=1)
         write_atomic(self.folder / f"{name}.json", text + "\n")
 
-    def read_numbers(self, name: str) -> dict | list:
+    def read_numbers(self, name: str, of: str | None = None) -> dict | list:
+        """The content of results/<profile>/<name>.json, or its part `of`, "environment": where that came from."""
         path = self.folder / f"{name}.json"
         if not path.exists():
             raise InputError(f"{path} is missing: run the notebooks before this one first (make reproduce).")
-        return json.loads(path.read_text())[name]
+        return json.loads(path.read_text())[of or name]
 
 
 def commit() -> str:
@@ -345,15 +357,15 @@ def readme_tables(rows: list[dict], findings: dict) -> str:
     if findings["seeds"]:
         tables.append(_folded("Three seeds of the headline rows", figures.seeds_markdown(findings["seeds"])))
     if others:
-        what = f"{others[0]['style']}, {others[0]['steps']} steps each"
-        count = len({row["variant"] for row in others})
-        tables.append(_folded(f"{count} variants: {what}", figures.table_markdown(others, README_METRICS)))
+        what = f"{len({row['variant'] for row in others})} variants: {others[0]['style']}, {others[0]['steps']} steps each"
+        origin = "{device}, {precision}, commit {commit}, {date}".format(**findings["ablations"])
+        tables.append(_folded(f"{what} ({origin})", figures.table_markdown(others, README_METRICS)))
     found = {(d["variant"], d["reference"], d["metric"]): figures.signed(d) for d in findings["differences"]}
-    metrics = list(dict.fromkeys(metric for *_, metric in found))
+    compared = list(dict.fromkeys(metric for *_, metric in found))
     pairs = dict.fromkeys((variant, reference) for variant, reference, _ in found)
-    lines = [[*pair, *(found[*pair, metric] for metric in metrics)] for pair in pairs]
+    lines = [[*pair, *(found[*pair, metric] for metric in compared)] for pair in pairs]
     if lines:
-        titles = ["variant", "compared with", *(figures.METRICS.get(metric, metric) for metric in metrics)]
+        titles = ["variant", "compared with", *(figures.METRICS.get(metric, metric) for metric in compared)]
         tables.append(_folded("Differences, with paired intervals", figures.table(titles, lines, 2)))
     return "\n\n".join(tables)
 

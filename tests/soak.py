@@ -78,7 +78,7 @@ def small_run(home: Path, settings: dict, begin=silent) -> None:
     begin(STAGES[4])
     held_out = [data.center_crop(images.part("test"), profile.size) for images in (faces, cartoons)]
     embedder, detector = features.EfficientNetLite0(), landmarks.landmark_network("faceapi68")
-    evaluator = metrics.Evaluator(*held_out, embedder.embed, embedder, detector)
+    evaluator = metrics.Evaluator(*held_out, embedder, embedder, detector)
     rows = []
     for title, run in runs.items():
         for name, e in evaluator.measure(metrics.generate(run.generator(), held_out[0])).items():

@@ -165,13 +165,17 @@ class BrightPoints(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def measured(face_set, cartoon_set, lite0):
-    """Metrics of the untouched photos, and of photos made flat and dark on one side."""
+def evaluator(face_set, cartoon_set, lite0):
     photos, cartoons = (data.center_crop(images.images, 32) for images in (face_set, cartoon_set))
-    evaluator = Evaluator(photos, cartoons, lite0.embed, lite0, BrightPoints())
-    changed = photos.copy()
+    return Evaluator(photos, cartoons, lite0, lite0, BrightPoints())
+
+
+@pytest.fixture(scope="module")
+def measured(evaluator):
+    """Metrics of the untouched photos, and of photos made flat and dark on one side."""
+    changed = evaluator.photos.copy()
     changed[:, :, :16] = 40
-    return evaluator.measure(photos), evaluator.measure(changed)
+    return evaluator.measure(evaluator.photos), evaluator.measure(changed)
 
 
 def test_the_untouched_photo_has_no_error(measured):
@@ -188,6 +192,18 @@ def test_a_changed_photo_is_measured_as_changed(measured):
     for name in ("landmark_error", "content_distance", "flatness", "frechet_photo", "kid_photo"):
         assert changed[name].value > photo[name].value
     assert all(contains(estimate) for estimate in changed.values())
+
+
+def test_a_row_says_of_each_metric_which_network_saw_what(evaluator, measured):
+    about = {"style": "drawn", "variant": "seed", "group": "seed", "steps": 3, "seed": 1, "code": "abc"}
+    rows = evaluator.rows(measured[1] | {"milliseconds": mean_estimate(np.ones(6))}, **about)
+    assert all(about.items() <= row.items() and row["low"] <= row["value"] <= row["high"] for row in rows)
+    networks = {row["metric"]: row["features"] for row in rows}
+    lite = "EfficientNet-Lite0"
+    assert networks == {
+        "kid_cartoon": lite, "frechet_cartoon": lite, "kid_photo": lite, "frechet_photo": lite,
+        "landmark_error": "faceapi68", "content_distance": lite, "flatness": "-", "milliseconds": "-",
+    }  # fmt: skip
 
 
 def test_generate_returns_bytes_in_the_order_of_the_photos(face_set):
