@@ -31,7 +31,7 @@ bench: .venv/ready ## time a training step beside the seed's, its parts, its gro
 	@$(BIN)/python -m cartoonlib.bench
 
 ablations: .venv/ready ## train the rows of notebook 04 on several workers: make ablations PROFILE=quick WORKERS=2
-	@$(BIN)/python -m cartoonlib.jobs ablations $(PROFILE) --workers $(WORKERS)
+	@$(BIN)/python -m cartoonlib.runs ablations $(PROFILE) --workers $(WORKERS)
 
 lab: .venv/ready ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab --ip=127.0.0.1 --notebook-dir=notebooks
@@ -43,7 +43,7 @@ readme: .venv/ready ## write the results table of PROFILE into README.md (it has
 	@$(BIN)/python -m cartoonlib.report readme $(PROFILE)
 
 verify: .venv/ready ## check the numbers printed in README.md against the result files
-	@$(BIN)/python -m cartoonlib.verify
+	@$(BIN)/python -m cartoonlib.report verify
 
 soak: .venv/ready ## the long tests: kill -9 at random moments, 1,000 broken images, other numbers of threads (an hour)
 	@$(BIN)/python tests/soak.py

@@ -1,3 +1,3 @@
-from .cartoonize import main
+from .photos.cli import main
 
 main()

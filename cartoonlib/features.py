@@ -3,18 +3,15 @@
 Both take images (B, 3, H, W) in [-1, 1]. Nothing is downloaded unless `vgg19` is asked for and its file is missing.
 """
 
-import hashlib
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 from torchvision.models import VGG19_Weights
 from torchvision.models.vgg import cfgs, make_layers
 
-from . import paths
+from . import files
+from .files import check_hash
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
 # Weights files that are recognised in paths.WEIGHTS, and the start of their SHA-256.
 VGG19_FILES = {
     "vgg19_conv4_4_fp16.pth": "a11a9fc8",
@@ -54,16 +51,6 @@ class Frozen(nn.Module):
         return self.layers[:12](normalised)  # VGG19's conv3_1, after its ReLU
 
 
-def check_hash(path: Path, start: str) -> None:
-    """Raise InputError unless the SHA-256 of a file starts with `start`."""
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if not found.startswith(start):
-        raise paths.InputError(
-            f"{path} has SHA-256 {found[:16]}... instead of {start[:16]}...: it is damaged or another file; "
-            "delete it and fetch it again."
-        )
-
-
 def vgg19_layers() -> nn.Sequential:
     """VGG19 up to conv4_4 with random weights, without the 500 MB of its classifier."""
     layers = make_layers(cfgs["E"][:15], batch_norm=False)[:26]  # the last ReLU is left out
@@ -80,7 +67,7 @@ def vgg19_conv4_4() -> Frozen:
     """
     layers = vgg19_layers()
     for name, start in VGG19_FILES.items():
-        path = paths.WEIGHTS / name
+        path = files.WEIGHTS / name
         if path.exists():
             check_hash(path, start)
             state = torch.load(path, weights_only=True, map_location="cpu")
@@ -89,8 +76,8 @@ def vgg19_conv4_4() -> Frozen:
         try:
             state = VGG19_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
         except (OSError, RuntimeError) as error:  # no network; a wrong hash
-            raise paths.InputError(
-                f"The weights of VGG19 are neither in {paths.WEIGHTS} ({' or '.join(VGG19_FILES)}) nor can they be "
+            raise files.InputError(
+                f"The weights of VGG19 are neither in {files.WEIGHTS} ({' or '.join(VGG19_FILES)}) nor can they be "
                 f"downloaded ({error}): put the file there, or set `perceptual: efficientnet_lite0`."
             ) from None
     state = {key.removeprefix("features."): value.float() for key, value in state.items()}

@@ -1,4 +1,4 @@
-"""Facial landmarks: find and align faces, and differentiable landmark networks on aligned faces.
+"""Facial landmarks: find faces, and differentiable landmark networks on aligned faces.
 
 Coordinates are (x, y) with the origin at the image's upper left corner, so that the centre of the first pixel is at
 (0.5, 0.5) pixels. Five points: left eye, right eye, nose tip, left mouth corner, right mouth corner ("left" as seen in
@@ -8,29 +8,23 @@ The networks take aligned faces only, so each looks at one fixed square of the i
 a detector is not differentiable and finds no face in some cartoons.
 """
 
-import json
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from .features import check_hash
-from .paths import WEIGHTS, InputError
-from .sources import download, npm_package
+from . import files
+from .files import InputError, check_hash
 
 # Mean MTCNN points of 206 faces with the framing of FFHQ's thumbnails, made symmetrical and rounded. Units: image side.
 CANONICAL = np.array([[0.377, 0.472], [0.623, 0.472], [0.5, 0.617], [0.386, 0.724], [0.614, 0.724]], dtype=np.float32)
 FACE_WIDTH = 0.53  # mean width of MTCNN's box of the same faces, in the same units
-
 LARGEST_SIDE = 1024  # pixels; larger images are shrunk for detection
 SMALLEST_SIDE = 20  # pixels; MTCNN's smallest face
-
 # The same network as a state dict (face-alignment 1.5) and as a TorchScript archive (before); names end in their hash.
 FAN_FILES = ("2DFAN4-11f355bf06.pth.tar", "2DFAN4-cd938726ad.zip")
 FAN_URL = f"https://www.adrianbulat.com/downloads/python-fan/{FAN_FILES[0]}"
@@ -84,7 +78,6 @@ def _interpolation_matrix(length: int, start: float, extent: float, size: int, d
 # Close to the least distance to the hand-made points of the Face Research Lab London Set (102 faces), as a mean over
 # aligned faces, their centre crops 8/9 wide, and random crops of that size.
 ONET_SQUARE = Square(0.5, 0.56, 0.70)
-FACEAPI_SQUARE = Square(0.5, 0.66, 0.82)
 # What face-alignment crops around a detected box (raised by 0.12 of its height, side 200 / 195 of width + height),
 # for MTCNN's mean box of an aligned face: 0.53 wide, 0.72 high, centred at y = 0.546.
 FAN_SQUARE = Square(0.5, 0.46, 1.28)
@@ -118,53 +111,6 @@ def _detect(mtcnn, image: np.ndarray) -> list[Face]:
     ratio = np.array([width / image.shape[1], height / image.shape[0]])
     boxes, points = boxes.astype(np.float64) * np.tile(ratio, 2), points.astype(np.float64) * ratio
     return [Face(p, box, float(q)) for p, box, q in zip(points, boxes, probabilities, strict=True)]
-
-
-def align(image: np.ndarray, points: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Turn, scale and shift a face so that its points lie near CANONICAL (least squares over similarity transforms).
-
-    image: uint8 H x W x 3; points: (5, 2) in pixels. Returns the face, uint8 size x size x 3, its borders reflected,
-    antialiased, and its points (5, 2) float32 in units of the side. Raises InputError when the points coincide.
-    """
-    points = np.asarray(points, np.float64)
-    matrix, offset = _similarity(CANONICAL.astype(np.float64), points)  # aligned (units of the side) -> image (pixels)
-    corners = np.array([[0, 0], [1, 0], [0, 1], [1, 1]]) @ matrix.T + offset
-    first = np.floor(corners.min(axis=0)).astype(int) - 2
-    last = np.ceil(corners.max(axis=0)).astype(int) + 2
-    rows = _reflect(np.arange(first[1], last[1]), image.shape[0])
-    columns = _reflect(np.arange(first[0], last[0]), image.shape[1])
-    region = Image.fromarray(image[rows[:, None], columns])
-    shrink = math.hypot(*matrix[0]) / size  # source pixels per pixel of the result
-    samples = max(1, math.ceil(shrink - 0.05))  # a finer grid, averaged below, is the antialiasing
-    side = size * samples
-    coefficients = np.column_stack((matrix / side, offset - first)).ravel()
-    aligned = region.transform((side, side), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR)
-    return np.asarray(aligned.reduce(samples)), ((points - offset) @ np.linalg.inv(matrix).T).astype(np.float32)
-
-
-def cut_off(points: np.ndarray, height: int, width: int) -> float:
-    """Share of the aligned face that lies outside its H x W picture, where `align` reflects; points (5, 2) in pixels."""
-    matrix, offset = _similarity(CANONICAL.astype(np.float64), np.asarray(points, np.float64))
-    centres = (np.arange(16) + 0.5) / 16
-    grid = np.stack(np.meshgrid(centres, centres), axis=-1) @ matrix.T + offset
-    return float(((grid < 0) | (grid > (width, height))).any(axis=-1).mean())
-
-
-def _similarity(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Least-squares (matrix (2, 2), offset (2,)) without reflection: target ~ source @ matrix.T + offset."""
-    x, y = source - source.mean(axis=0), target - target.mean(axis=0)
-    real, imaginary = (x * y).sum(), (x[:, 0] * y[:, 1] - x[:, 1] * y[:, 0]).sum()
-    a, b = np.array([real, imaginary]) / (x**2).sum()
-    if not math.hypot(a, b) > 1e-3:  # also when a coordinate is not a number
-        raise InputError("The five landmarks of this face coincide or are not numbers: leave the image out.")
-    matrix = np.array([[a, -b], [b, a]])
-    return matrix, target.mean(axis=0) - matrix @ source.mean(axis=0)
-
-
-def _reflect(indices: np.ndarray, length: int) -> np.ndarray:
-    """Indices of any value, reflected at both borders (the border pixel repeats) into [0, length)."""
-    indices = indices % (2 * length)
-    return np.minimum(indices, 2 * length - 1 - indices)
 
 
 class _Frozen(nn.Module):
@@ -213,13 +159,18 @@ class FANLandmarks(_Frozen):
 
 
 def _fan_weights() -> dict[str, Tensor]:
-    path = next((WEIGHTS / name for name in FAN_FILES if (WEIGHTS / name).is_file()), None)
+    path = next((files.WEIGHTS / name for name in FAN_FILES if (files.WEIGHTS / name).is_file()), None)
     if path is None:
-        path = WEIGHTS / FAN_FILES[0]
+        path = files.WEIGHTS / FAN_FILES[0]
         try:
-            download(FAN_URL, path, _hash_in_name(path))
-        except InputError as error:
-            raise InputError(f"FAN's weights are missing. {error} Or set `landmarks: onet`.") from None
+            return torch.hub.load_state_dict_from_url(
+                FAN_URL, str(files.WEIGHTS), map_location="cpu", check_hash=True, weights_only=True
+            )
+        except (OSError, RuntimeError) as error:  # no network; a wrong hash
+            raise InputError(
+                f"FAN's weights are missing, and cannot be downloaded from {FAN_URL} ({error}): put the file at {path}, "
+                "or set `landmarks: onet`."
+            ) from None
     check_hash(path, _hash_in_name(path))
     if path.suffix == ".zip":
         return torch.jit.load(path, map_location="cpu").state_dict()
@@ -247,61 +198,9 @@ def soft_argmax(heatmaps: Tensor, radius: int = 3) -> Tensor:
     return torch.stack((mean_x, mean_y), dim=2)
 
 
-class FaceApiLandmarks(_Frozen):
-    """68 points by face-api.js's separable dense network (MIT licence): an independent detector for evaluation.
-
-    The weights are those of the npm package @vladmandic/face-api; sources.npm_package fetches it when it is absent.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.weights = nn.ParameterDict(faceapi_weights(npm_package("@vladmandic/face-api")))
-        self.requires_grad_(False).eval()
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Aligned faces (B, 3, H, W) in [-1, 1] -> points (B, 68, 2) in units of the image side."""
-        mean = images.new_tensor([122.782, 117.001, 104.298])[:, None, None]  # RGB of the training images
-        x = (FACEAPI_SQUARE.crop(images, 112) + 1) / 2 - mean / 255
-        for block in range(4):
-            total = self._convolution(x, f"dense{block}/conv0", stride=2).relu()
-            x = total
-            for layer in (1, 2, 3):  # each layer sees the sum of all earlier ones
-                total = total + self._convolution(x, f"dense{block}/conv{layer}", stride=1)
-                x = total.relu()
-        x = F.avg_pool2d(x, 7).flatten(1) @ self.weights["fc/weights"] + self.weights["fc/bias"]
-        return FACEAPI_SQUARE.to_frame(x.unflatten(1, (68, 2)))
-
-    def _convolution(self, x: Tensor, name: str, stride: int) -> Tensor:
-        x = F.pad(x, (0, 1, 0, 1) if stride == 2 else (1, 1, 1, 1))  # TensorFlow's "same" for even sides
-        bias = self.weights[f"{name}/bias"]
-        if name == "dense0/conv0":
-            return F.conv2d(x, self.weights[f"{name}/filters"], bias, stride)
-        x = F.conv2d(x, self.weights[f"{name}/depthwise_filter"], stride=stride, groups=x.shape[1])
-        return F.conv2d(x, self.weights[f"{name}/pointwise_filter"], bias)
-
-
-def faceapi_weights(folder: Path) -> dict[str, Tensor]:
-    """Tensors of face-api's 68-point network from its unpacked npm package, by their names there, in torch's layout."""
-    stem = folder / "model" / "face_landmark_68_model"
-    manifest = json.loads(Path(f"{stem}-weights_manifest.json").read_text())
-    content = np.frombuffer(Path(f"{stem}.bin").read_bytes(), np.uint8)
-    tensors, start = {}, 0
-    for entry in manifest[0]["weights"]:  # 8-bit codes, one tensor after the other
-        name, shape, code = entry["name"], entry["shape"], entry["quantization"]
-        stop = start + math.prod(shape)
-        values = content[start:stop] * np.float32(code["scale"]) + np.float32(code["min"])
-        tensor, start = torch.from_numpy(values.reshape(shape)), stop
-        if name.endswith("depthwise_filter"):  # height, width, channels, 1
-            tensor = tensor.permute(2, 3, 0, 1)
-        elif name.endswith("filters") or name.endswith("pointwise_filter"):  # height, width, inputs, outputs
-            tensor = tensor.permute(3, 2, 0, 1)
-        tensors[name] = tensor.contiguous()
-    return tensors
-
-
 def landmark_network(name: str) -> nn.Module:
-    """The frozen landmark network of this name: "onet" (5 points), "fan" or "faceapi68" (68 points)."""
-    networks = {"onet": ONetLandmarks, "fan": FANLandmarks, "faceapi68": FaceApiLandmarks}
+    """The frozen landmark network of this name: "onet" (5 points) or "fan" (68 points)."""
+    networks = {"onet": ONetLandmarks, "fan": FANLandmarks}
     if name not in networks:
         raise InputError(f"There is no landmark network '{name}': choose one of {', '.join(networks)}.")
     return networks[name]()

@@ -3,13 +3,18 @@
 Notation of the figures: k3n64s2 is a 3x3 convolution with 64 output channels and stride 2.
 """
 
+import json
 from functools import partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from .files import write_atomic
 from .representations import guided_filter
 
 
@@ -156,3 +161,20 @@ class PatchDiscriminator(nn.Module):
 def count_parameters(module: nn.Module) -> int:
     """Number of trainable parameters."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def save_generator(generator: Generator, path: Path, **about: str) -> None:
+    """Write weights and architecture as safetensors; `about` is text kept in the header."""
+    # One entry, because safetensors writes several in random order and equal runs should give equal files.
+    metadata = {"about": json.dumps({"architecture": generator.settings()} | about)}
+    write_atomic(path, save({k: v.contiguous() for k, v in generator.state_dict().items()}, metadata))
+
+
+def load_generator(path: Path) -> Generator:
+    """The inverse of save_generator: a Generator in evaluation mode on the CPU. Nothing is unpickled."""
+    with safe_open(path, framework="pt") as file:
+        architecture = json.loads(file.metadata()["about"])["architecture"]
+        older = {"padding": "zeros", "filter_radius": 1}  # what files that do not name these were made with
+        generator = Generator(**older | architecture)
+        generator.load_state_dict({key: file.get_tensor(key) for key in file.keys()})
+    return generator.eval().requires_grad_(False)

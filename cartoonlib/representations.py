@@ -14,8 +14,6 @@ from torch import Tensor
 
 from . import superpixels
 
-# --- surface -----------------------------------------------------------------------------------------------------
-
 
 def box_mean(x: Tensor, radius: int) -> Tensor:
     """Mean over a (2 radius + 1)-wide window, cut off at the border: float (B, C, H, W) -> (B, C, H, W).
@@ -78,8 +76,6 @@ def surface(images: Tensor, radius: int = 5, eps: float = 0.2) -> Tensor:
     return guided_filter(images, images, max(1, round(radius * images.shape[-1] / 128)), eps)
 
 
-# --- texture -----------------------------------------------------------------------------------------------------
-
 # Ranges of the random weights of R, G and B, around the luma weights (.299, .587, .114) of ITU-R BT.601.
 COLOR_SHIFT_RANGES = ((0.199, 0.399), (0.487, 0.687), (0.014, 0.214))
 
@@ -101,9 +97,6 @@ def texture(images: Tensor, weights: Tensor) -> Tensor:
     (B, 3, H, W) and weights (1, 3, 1, 1) or (1, 3, H, W) -> (B, 1, H, W).
     """
     return (images * weights.to(images.device)).sum(dim=1, keepdim=True)
-
-
-# --- structure ---------------------------------------------------------------------------------------------------
 
 
 def structure(

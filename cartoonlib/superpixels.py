@@ -12,16 +12,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy import ndimage
 from skimage import segmentation
 from torch import Tensor
-
-# --- SLIC --------------------------------------------------------------------------------------------------------
 
 COMPACTNESS = 10.0  # how many units of CIELAB weigh as much as one step of the grid
 SIGMA = 1.0  # of the Gaussian smoothing beforehand, in pixels
 ITERATIONS = 5  # assignments of the pixels to the centres; of as many, scikit-image makes the first by place alone
-
 # Linear sRGB to CIE XYZ, and the white point D65 (2 degree observer); the numbers are scikit-image's and kornia's.
 RGB_TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
 WHITE = (0.95047, 1.0, 1.08883)
@@ -145,8 +141,6 @@ def slic(images: Tensor, segments: int) -> Tensor:
     return (vertical.cell[:, None] + nearest // 3 - 1) * columns + horizontal.cell + nearest % 3 - 1
 
 
-# --- one colour per segment --------------------------------------------------------------------------------------
-
 LEVELS = 2**16 - 1  # colours as integers: exact for images of 8 bits, since 2^16 - 1 = 257 * 255, else 8e-6 off
 
 
@@ -194,16 +188,6 @@ def fill(images: Tensor, labels: Tensor, count: int, adaptive: bool = True, brig
     return colors.gather(2, labels.expand(-1, channels, -1)).view(images.shape)
 
 
-# --- scikit-image and NumPy, one image after the other -----------------------------------------------------------
-
-
-def segment_slic(image: np.ndarray, segments: int) -> np.ndarray:
-    """Scikit-image's SLIC, the reference of `slic`: (H, W, 3) in [0, 1] -> labels (H, W), from 0."""
-    return segmentation.slic(
-        image, n_segments=segments, compactness=COMPACTNESS, sigma=SIGMA, max_num_iter=ITERATIONS, start_label=0
-    )
-
-
 def segment_felzenszwalb(image: np.ndarray, segments: int) -> np.ndarray:
     """The paper's segmentation: Felzenszwalb's graph cut, then neighbours of similar colour merged, most similar first.
 
@@ -242,60 +226,3 @@ def segment_felzenszwalb(image: np.ndarray, segments: int) -> np.ndarray:
     for region in reversed(range(len(parent))):  # a region is made after its parts
         parent[region] = parent[parent[region]]
     return np.unique(np.array(parent)[labels], return_inverse=True)[1].reshape(labels.shape)
-
-
-def fill_segments(image: np.ndarray, labels: np.ndarray, adaptive: bool = True, brighten: float = 1.0) -> np.ndarray:
-    """The reference of `fill`, same arguments: (H, W, 3) in [0, 1] and labels (H, W), from 0 -> (H, W, 3) in [0, 1]."""
-    labels = labels.ravel()
-    pixels = image.reshape(-1, 3)
-    count = np.maximum(np.bincount(labels), 1)
-    colors = np.stack([np.bincount(labels, pixels[:, c]) for c in range(3)], axis=1) / count[:, None]
-    if adaptive:
-        squares = np.stack([np.bincount(labels, pixels[:, c] ** 2) for c in range(3)], axis=1) / count[:, None]
-        deviation = np.sqrt(np.maximum(squares - colors**2, 0).mean(axis=1)) * 255  # one number per segment
-        share = np.select([deviation < 20, deviation > 40], [0.0, 1.0], 0.5)[:, None]  # of the median
-        if share.any():
-            first = np.concatenate([[0], np.cumsum(np.bincount(labels))[:-1]])
-            low, high = first + (count - 1) // 2, first + count // 2
-            medians, segments = np.empty_like(colors), np.arange(len(count))
-            for c in range(3):
-                ordered = np.sort(2.0 * labels + pixels[:, c])  # segment by segment, each sorted: values are at most 1
-                medians[:, c] = (ordered[low] + ordered[np.minimum(high, len(ordered) - 1)]) / 2 - 2.0 * segments
-            colors = (1 - share) * colors + share * medians
-    colors = np.clip(colors, 0, 1) ** (1 / brighten)
-    return colors[labels].reshape(image.shape)
-
-
-# --- quality -----------------------------------------------------------------------------------------------------
-
-
-def boundary_recall(labels: np.ndarray, reference: np.ndarray, tolerance: int) -> float:
-    """Share of the boundary pixels of `reference` with one of `labels` within a square of 2 tolerance + 1 pixels.
-
-    (H, W) each; a boundary pixel has one of its 4 neighbours in another segment. The larger the better, at equal
-    numbers of segments (Martin, Fowlkes & Malik 2004; Stutz, Hermans & Leibe 2018). NaN without boundaries.
-    """
-    found, wanted = (segmentation.find_boundaries(x, connectivity=1, mode="thick") for x in (labels, reference))
-    near = ndimage.maximum_filter(found, size=2 * tolerance + 1)
-    return float(near[wanted].mean()) if wanted.any() else math.nan
-
-
-def undersegmentation_error(labels: np.ndarray, reference: np.ndarray) -> float:
-    """Share of the pixels by which segments leak over the regions of `reference`; (H, W) each, the smaller the better.
-
-    Each segment counts, for each region it meets, with the smaller of the parts inside and outside of it (Neubert &
-    Protzel 2012; Stutz, Hermans & Leibe 2018).
-    """
-    shared = np.zeros((reference.max() + 1, labels.max() + 1), int)
-    np.add.at(shared, (reference.ravel(), labels.ravel()), 1)
-    return float(np.minimum(shared, shared.sum(axis=0) - shared).sum() / labels.size)
-
-
-def explained_variance(image: np.ndarray, labels: np.ndarray) -> float:
-    """Share of the variance of the colours that the means of the segments keep: (H, W, 3) in [0, 1] and labels (H, W) -> 0 to 1.
-
-    The larger the better (Moore et al. 2008; Stutz, Hermans & Leibe 2018). NaN for an image of one colour.
-    """
-    means = fill_segments(image, labels, adaptive=False)
-    total = np.square(image - image.mean(axis=(0, 1))).sum()
-    return float(np.square(means - image.mean(axis=(0, 1))).sum() / total) if total else math.nan

@@ -7,8 +7,11 @@ import skimage.data
 import torch
 from PIL import Image
 
-from cartoonlib import data, features, landmarks
-from cartoonlib.profiles import Profile
+from cartoonlib import features, landmarks
+from cartoonlib.dataset.faces import align
+from cartoonlib.dataset.prepare import ImageSet
+from cartoonlib.images import to_tensor
+from cartoonlib.profile import Profile
 
 SIDE = 36  # of the sets: 1.125 times 32
 TINY = Profile(
@@ -41,13 +44,13 @@ def face_photos() -> np.ndarray:
     with matplotlib.cbook.get_sample_data("grace_hopper.jpg") as file:
         photos = [skimage.data.astronaut(), np.asarray(Image.open(file).convert("RGB"))]
     found = landmarks.detect_faces(photos)
-    return np.stack([landmarks.align(photo, faces[0].points, 128)[0] for photo, faces in zip(photos, found)])
+    return np.stack([align(photo, faces[0].points, 128)[0] for photo, faces in zip(photos, found)])
 
 
 @pytest.fixture(scope="session")
 def faces_tensor(face_photos) -> torch.Tensor:
     """The two faces as the networks take them: (2, 3, 128, 128) in [-1, 1]."""
-    return data.to_tensor(face_photos)
+    return to_tensor(face_photos)
 
 
 def draw_cartoon(seed: int, side: int) -> np.ndarray:
@@ -63,22 +66,22 @@ def draw_cartoon(seed: int, side: int) -> np.ndarray:
     return image
 
 
-def _image_set(kind: str, images: np.ndarray, tests: int) -> data.ImageSet:
+def _image_set(kind: str, images: np.ndarray, tests: int) -> ImageSet:
     split = ["train"] * (len(images) - tests) + ["test"] * tests
     manifest = [{"file": f"{i}.png", "source": kind, "split": part} for i, part in enumerate(split)]
     points = np.full((len(images), 5, 2), np.nan, np.float32)
-    return data.ImageSet(kind, kind, kind, "public domain", images, points, manifest, [], f"hash of {kind}")
+    return ImageSet(kind, kind, kind, "public domain", images, points, manifest, [], f"hash of {kind}")
 
 
 @pytest.fixture(scope="session")
-def face_set(face_photos) -> data.ImageSet:
+def face_set(face_photos) -> ImageSet:
     """Six small photos: both faces, mirrored, darker; the last two are held out."""
     small = np.stack([np.asarray(Image.fromarray(p).resize((SIDE, SIDE), Image.Resampling.BOX)) for p in face_photos])
     return _image_set("faces", np.concatenate([small, small[:, :, ::-1], small // 4 * 3]), tests=2)
 
 
 @pytest.fixture(scope="session")
-def cartoon_set() -> data.ImageSet:
+def cartoon_set() -> ImageSet:
     """Eight small drawings, two of them held out."""
     return _image_set("cartoons", np.stack([draw_cartoon(seed, SIDE) for seed in range(8)]), tests=2)
 

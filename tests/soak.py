@@ -28,7 +28,14 @@ import skimage.data
 import torch
 from PIL import Image
 
-from cartoonlib import data, features, jobs, landmarks, metrics, paths, profiles, report
+from cartoonlib import features, files
+from cartoonlib.dataset.prepare import prepare
+from cartoonlib.images import center_crop
+from cartoonlib.profile import load_profile
+from cartoonlib.report import metrics
+from cartoonlib.report.book import Report
+from cartoonlib.report.detector import FaceApiLandmarks
+from cartoonlib.runs import ablations, parallel
 
 SEED = 0
 STAGES = ("data preparation", "pretraining", "training", "ablations", "evaluation")
@@ -62,22 +69,22 @@ SMALL = {"size": 32, "cartoon_limit": 24, "log_every": 2, "checkpoint_every": 5,
 
 def small_run(home: Path, settings: dict, begin=silent) -> None:
     """Prepare, pretrain, train, ablate and evaluate below `home`; `begin` is told each stage as it begins."""
-    paths.PROCESSED, paths.RESULTS = home / "processed", home / "results"
-    profile = profiles.load("smoke", {"styles": ["open_peeps"]} | settings).replace(name="soak")
-    opened = report.Report(profile, progress=silent)
+    files.PROCESSED, files.RESULTS = home / "processed", home / "results"
+    profile = load_profile("smoke", {"styles": ["open_peeps"]} | settings).replace(name="soak")
+    opened = Report(profile, progress=silent)
     begin(STAGES[0])
     faces, cartoons = opened.faces(), opened.cartoons()["open_peeps"]
     begin(STAGES[1])
-    jobs.pretrain(profile, silent)
+    parallel.pretrain(profile, opened.sets, silent)
     begin(STAGES[2])
-    runs = {"full method": jobs.train(profile, "open_peeps", progress=silent)}
+    runs = {"full method": parallel.train(profile, opened.sets, "open_peeps", progress=silent)}
     begin(STAGES[3])
-    table = {title: row for group in profiles.ablations(profile).values() for title, row in group.items()}
+    table = {title: row for group in ablations.ablation_rows(profile).values() for title, row in group.items()}
     for title in ROWS:
-        runs[title] = jobs.train(table[title].replace(train_steps=10), "open_peeps", title, silent)
+        runs[title] = parallel.train(table[title].replace(train_steps=10), opened.sets, "open_peeps", title, silent)
     begin(STAGES[4])
-    held_out = [data.center_crop(images.part("test"), profile.size) for images in (faces, cartoons)]
-    embedder, detector = features.EfficientNetLite0(), landmarks.landmark_network("faceapi68")
+    held_out = [center_crop(images.part("test"), profile.size) for images in (faces, cartoons)]
+    embedder, detector = features.EfficientNetLite0(), FaceApiLandmarks()
     evaluator = metrics.Evaluator(*held_out, embedder, embedder, detector)
     rows = []
     for title, run in runs.items():
@@ -305,9 +312,9 @@ def bad_data(work: Path) -> dict:
     (folder / "loop").symlink_to(folder)
     (folder / "gone.png").symlink_to(folder / "nowhere.png")
     (folder / "folder.png").mkdir()
-    paths.PROCESSED = work / "processed"
+    files.PROCESSED = work / "processed"
     started = time.monotonic()
-    images = data.prepare(str(folder), 64, test_fraction=0.2, kind="cartoons", progress=silent)
+    images = prepare(str(folder), 64, test_fraction=0.2, kind="cartoons", progress=silent)
     kept = {entry["file"] for entry in images.manifest}
     reasons = {item["file"]: item["reason"] for item in images.rejected}
     return {
@@ -345,7 +352,7 @@ def main() -> None:
     given = parser.parse_args()
     if unknown := set(given.parts) - set(parts):
         parser.error(f"unknown: {', '.join(unknown)}")
-    target = paths.RESULTS / "soak.json"
+    target = files.RESULTS / "soak.json"
     results = json.loads(target.read_text())["soak"] if target.exists() else {}
     for name in given.parts or parts:
         with tempfile.TemporaryDirectory() as work:
@@ -353,9 +360,9 @@ def main() -> None:
             number = [getattr(given, name)] if name in ("kills", "reproductions") else []
             results[name] = parts[name](Path(work), *number)
             results[name]["minutes"] = round((time.monotonic() - started) / 60, 1)
-        results[name]["environment"] = report.Report("smoke", progress=silent).environment()
+        results[name]["environment"] = Report("smoke", progress=silent).environment()
         print(f"{name}: {json.dumps(results[name])}", flush=True)
-        paths.write_atomic(target, json.dumps({"soak": results}, indent=1) + "\n")
+        files.write_atomic(target, json.dumps({"soak": results}, indent=1) + "\n")
     sys.exit(not told(results))
 
 

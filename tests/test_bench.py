@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,8 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from cartoonlib import bench, comparisons, paths, profiles, seed
-from cartoonlib.profiles import Profile
+from cartoonlib import files
+from cartoonlib.bench import __main__ as command
+from cartoonlib.bench import comparisons, original, timing
+from cartoonlib.bench.__main__ import bench, main
+from cartoonlib.profile import Profile, load_profile
+from cartoonlib.report import tables
 
 TINY = Profile(
     name="tiny", size=32, batch=2, perceptual="efficientnet_lite0", segments=12, precision="fp32", bench_repeats=1
@@ -22,7 +27,7 @@ CPU = torch.device("cpu")
 def no_weights(tmp_path_factory):
     """VGG19 has random weights here, and asking for others would be a download."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(paths, "WEIGHTS", tmp_path_factory.mktemp("empty"))
+        patch.setattr(files, "WEIGHTS", tmp_path_factory.mktemp("empty"))
         patch.setattr(torch.hub, "_hub_dir", str(tmp_path_factory.mktemp("hub")))
         yield
 
@@ -40,10 +45,10 @@ def seeds_step(face_set, cartoon_set):
 
             return call
 
-        patch.setattr(seed.DataLoader, "__iter__", counted("iterators", seed.DataLoader.__iter__))
-        patch.setattr(seed.segmentation, "slic", counted("slic", seed.segmentation.slic))
-        patch.setattr(seed.color, "label2rgb", counted("label2rgb", seed.color.label2rgb))
-        step = bench.seeds(TINY, face_set, cartoon_set)
+        patch.setattr(original.DataLoader, "__iter__", counted("iterators", original.DataLoader.__iter__))
+        patch.setattr(original.segmentation, "slic", counted("slic", original.segmentation.slic))
+        patch.setattr(original.color, "label2rgb", counted("label2rgb", original.color.label2rgb))
+        step = timing.originals(TINY, face_set, cartoon_set)
         update, reached, before = step.update, [], {}
 
         def watch(_module, _inputs, features):
@@ -104,22 +109,22 @@ def test_the_seed_runs_in_float32_and_nchw(seeds_step):
 
 
 def test_a_benchmark_downloads_nothing():
-    assert not seed.weights_at_hand("vgg19") and seed.weights_at_hand("efficientnet_lite0")
-    network = seed.vgg19_without_download()
+    assert not original.weights_at_hand("vgg19") and original.weights_at_hand("efficientnet_lite0")
+    network = original.vgg19_without_download()
     assert network.name == "VGG19 conv4_4 with random weights"
     assert [layer.out_channels for layer in network.layers if isinstance(layer, nn.Conv2d)][-1] == 512
     assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 512, 4, 4)
 
 
 def test_our_step_trains_on_new_batches(face_set, cartoon_set):
-    step = bench.ours(TINY, face_set, cartoon_set)
+    step = timing.ours(TINY, face_set, cartoon_set)
     first, second = step(), step()
     assert {"landmark", "color", "total"} <= set(first) and first["content"] != second["content"]
 
 
 def test_the_parts_are_the_labelled_ones_and_add_up(face_set, cartoon_set):
-    step = bench.ours(TINY, face_set, cartoon_set)
-    parts = bench.breakdown(step, CPU, 1)
+    step = timing.ours(TINY, face_set, cartoon_set)
+    parts = timing.breakdown(step, CPU, 1)
     assert set(parts) == {
         "generator", "superpixels", "perceptual: photo and target", "perceptual: output", "perceptual: texture",
         "landmarks", "representations", "discriminators, generator's turn", "backward", "generator's update and EMA",
@@ -153,7 +158,7 @@ class Machine:
 def test_steps_are_timed_in_turns_after_a_warm_up():
     machine = Machine()
     calls = {"a": machine.call("a", [9, 1, 2]), "b": machine.call("b", [90, 10, 30])}
-    result = bench.paired(calls, batch=4, repeats=2, clock=machine.clock)
+    result = timing.paired(calls, batch=4, repeats=2, clock=machine.clock)
     assert machine.done == ["a", "b", "a", "b", "a", "b"]
     assert result["a"]["seconds"] == {"min": 1, "median": 1.5, "max": 2}
     per_second = {"min": 4 / 30, "median": pytest.approx(4 * (1 / 10 + 1 / 30) / 2), "max": 0.4}
@@ -164,108 +169,108 @@ def test_steps_are_timed_in_turns_after_a_warm_up():
 
 def test_a_short_call_is_repeated():
     machine = Machine()
-    times = bench.timed({"a": machine.call("a", [bench.LEAST / 8])}, 1, machine.clock, before=3)
-    assert times["a"] == [pytest.approx(bench.LEAST / 8)] and len(machine.done) == 3 + 8
+    times = timing.timed({"a": machine.call("a", [timing.LEAST / 8])}, 1, machine.clock, before=3)
+    assert times["a"] == [pytest.approx(timing.LEAST / 8)] and len(machine.done) == 3 + 8
 
 
 def test_operations_are_those_of_a_convolution_counted_by_hand():
     layer, x = nn.Conv2d(3, 8, 3, stride=2, padding=1), torch.rand(2, 3, 16, 16, requires_grad=True)
     forward = 2 * 2 * (8 * 8) * 8 * 3 * 9  # multiply and add; images, pixels, outputs, inputs, window
-    assert bench.operations(lambda: layer(x)) == forward
-    assert bench.operations(lambda: layer(x).sum().backward()) == 3 * forward
+    assert timing.operations(lambda: layer(x)) == forward
+    assert timing.operations(lambda: layer(x).sum().backward()) == 3 * forward
 
 
 def test_the_floor_is_at_the_best_rate():
     layer, x = nn.Conv2d(1, 1, 1, bias=False), torch.rand(1, 1, 10, 10)
-    rate = {"slow": bench.spread([10.0]), "fast": bench.spread([50.0, 100.0, 100.0])}
-    floor = bench.floor(lambda: layer(x), {"min": 4.0, "median": 6.0, "max": 8.0}, rate)
+    rate = {"slow": timing.spread([10.0]), "fast": timing.spread([50.0, 100.0, 100.0])}
+    floor = timing.floor(lambda: layer(x), {"min": 4.0, "median": 6.0, "max": 8.0}, rate)
     assert floor["flop"] == 200 and floor["seconds"] == 2
     assert floor["distance"] == {"min": 2, "median": 3, "max": 4}
 
 
 def test_matrix_rates_are_measured():
-    rate = bench.matrix_rate(CPU, torch.float32, 1)
+    rate = timing.matrix_rate(CPU, torch.float32, 1)
     assert all(1e8 < value["min"] <= value["median"] <= value["max"] < 1e15 for value in rate.values())
 
 
 def test_memory_is_fitted_over_the_pixels_of_a_batch():
     rows = [{"size": size, "batch": batch, "peak_mb": 700 + 2000 * batch * size**2 / 1e6}
             for size, batch in ((64, 4), (128, 4), (64, 1), (64, 4), (256, 16))]  # fmt: skip
-    fit = bench.memory_fit([*rows, {"size": 512, "batch": 64, "failed": "killed"}])
+    fit = timing.memory_fit([*rows, {"size": 512, "batch": 64, "failed": "killed"}])
     assert fit["mb_per_megapixel"] == pytest.approx(2000) and fit["mb_at_none"] == pytest.approx(700)
     assert fit["r2"] == pytest.approx(1) and fit["points"] == 4
-    assert bench.memory_at(rows, fit) == {"mb": pytest.approx(700 + 2000 * 4 * 512**2 / 1e6), "how": "extrapolated"}
-    assert bench.memory_at(rows, fit, 128, 4) == {"mb": rows[1]["peak_mb"], "how": "measured"}
+    assert timing.memory_at(rows, fit) == {"mb": pytest.approx(700 + 2000 * 4 * 512**2 / 1e6), "how": "extrapolated"}
+    assert timing.memory_at(rows, fit, 128, 4) == {"mb": rows[1]["peak_mb"], "how": "measured"}
     failed = [{"size": 512, "batch": 4, "failed": "killed"}]
-    assert bench.memory_at(failed, fit)["how"] == "extrapolated, for the step itself failed"
-    bent = bench.memory_fit([rows[0], rows[1], rows[4] | {"peak_mb": 1e4}])
+    assert timing.memory_at(failed, fit)["how"] == "extrapolated, for the step itself failed"
+    bent = timing.memory_fit([rows[0], rows[1], rows[4] | {"peak_mb": 1e4}])
     assert bent["r2"] < 0.999
 
 
 def test_growth_measures_a_configuration_once(monkeypatch):
     asked = []
-    monkeypatch.setattr(bench, "measured", lambda p, **changes: asked.append(changes) or {"peak_mb": 1.0})
-    rows = bench.growth(TINY.replace(batch=4, size=48, segments=60), progress=lambda line: None)
+    monkeypatch.setattr(timing, "measured", lambda p, **changes: asked.append(changes) or {"peak_mb": 1.0})
+    rows = timing.growth(TINY.replace(batch=4, size=48, segments=60), progress=lambda line: None)
     assert [(row["axis"], row[row["axis"]]) for row in rows] == [
         ("size", 32), ("size", 48), ("batch", 2), ("batch", 4), ("segments", 30), ("segments", 60)
     ]  # fmt: skip
     assert len(asked) == 4
-    assert len(bench.axes(TINY.replace(bench_repeats=5))["size"]) == 7
-    assert bench.axes(TINY.replace(bench_repeats=3))["batch"] == (1, 4, 16, 64)
+    assert len(timing.axes(TINY.replace(bench_repeats=5))["size"]) == 7
+    assert timing.axes(TINY.replace(bench_repeats=3))["batch"] == (1, 4, 16, 64)
 
 
 SMOKE = {"size": 32, "batch": 2, "segments": 12}
 
 
 def test_a_step_elsewhere_answers_every_call():
-    p = profiles.load("smoke")
-    with bench.Elsewhere(p, "ours", **SMOKE) as step:
+    p = load_profile("smoke")
+    with timing.Elsewhere(p, "ours", **SMOKE) as step:
         assert step.about.startswith("EfficientNet-Lite0, ")
         first, second = step(), step()
     assert 200 < first <= second < 5000 and step._process.poll() is not None
 
 
 def test_a_configuration_that_fails_says_why(monkeypatch):
-    p = profiles.load("smoke")
-    assert bench.measured(p, batch=-1) == {"failed": "The setting `batch` must be 1 or more."}
-    answer = bench.Elsewhere._answer
+    p = load_profile("smoke")
+    assert timing.measured(p, batch=-1) == {"failed": "The setting `batch` must be 1 or more."}
+    answer = timing.Elsewhere._answer
 
     def killed(self):
         self._process.kill()
         return answer(self)
 
-    monkeypatch.setattr(bench.Elsewhere, "_answer", killed)
-    assert "for want of memory" in bench.measured(p, **SMOKE)["failed"]
+    monkeypatch.setattr(timing.Elsewhere, "_answer", killed)
+    assert "for want of memory" in timing.measured(p, **SMOKE)["failed"]
 
 
 def test_a_set_is_enlarged(face_set):
-    large = bench.at_size(face_set, 64, 3)
+    large = timing.at_size(face_set, 64, 3)
     assert large.images.shape == (3, 72, 72, 3) and list(large.split) == ["train"] * 3
 
 
 def test_peak_memory_never_falls():
-    before = bench.peak_memory(CPU)
+    before = timing.peak_memory(CPU)
     block = np.ones(int(1e8) // 8)
-    with_block = bench.peak_memory(CPU)
+    with_block = timing.peak_memory(CPU)
     del block
-    assert before <= with_block <= bench.peak_memory(CPU) and 50 < before < 1e5
+    assert before <= with_block <= timing.peak_memory(CPU) and 50 < before < 1e5
 
 
 def test_the_last_line_is_the_promised_one(tmp_path, monkeypatch, capsys):
     ratio = {"min": 4.5, "median": 5.126, "max": 6.0}
-    assert bench.last_line(ratio, "cpu") == "ratio_to_seed_step 5.13 (4.50-6.00) on cpu"
+    assert tables.last_line(ratio, "cpu") == "ratio_to_seed_step 5.13 (4.50-6.00) on cpu"
     content = {
         "performance": {"device": "cpu", "hardware": {"cores": 2}, "step": {"ours": {"ratio": ratio}}, "cuda": None}
     }
-    monkeypatch.setattr(paths, "RESULTS", tmp_path)
+    monkeypatch.setattr(files, "RESULTS", tmp_path)
 
     def notebook(_source, target, profile):
         assert (target.name, profile) == ("06_performance.ipynb", "bench")
         (tmp_path / "bench").mkdir()
         (tmp_path / "bench" / "performance.json").write_text(json.dumps(content))
 
-    monkeypatch.setattr(bench, "execute", notebook)
-    bench.bench()
+    monkeypatch.setattr(command, "execute", notebook)
+    bench()
     assert capsys.readouterr().out.splitlines()[-1] == "ratio_to_seed_step 5.13 (4.50-6.00) on cpu"
     assert json.loads((tmp_path / "bench" / "cpu.json").read_text()) == content
 
@@ -297,6 +302,6 @@ def test_a_spread_is_shown_with_three_digits():
 
 @pytest.mark.parametrize("arguments", [["serve", "theirs", "{}", "{}"], ["quick"]])
 def test_a_wrong_command_ends_with_one_sentence(arguments, monkeypatch):
-    monkeypatch.setattr(bench.sys, "argv", ["bench", *arguments])
+    monkeypatch.setattr(sys, "argv", ["bench", *arguments])
     with pytest.raises(SystemExit, match="Give nothing, or: serve"):
-        bench.main()
+        main()

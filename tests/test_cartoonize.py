@@ -1,5 +1,6 @@
 """Any photo in, a cartoon out: sizes, tiles, strength, formats, folders, and what is said of files that cannot be drawn."""
 
+import hashlib
 import io
 import os
 import subprocess
@@ -13,9 +14,14 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from cartoonlib import cartoonize, exports, metrics, paths, pictures, training, video
+from cartoonlib import files, images, networks
+from cartoonlib.files import InputError
+from cartoonlib.images import read_picture
 from cartoonlib.networks import Generator
-from cartoonlib.paths import InputError
+from cartoonlib.photos import cli, draw, formats, onnx, shipped, video
+from cartoonlib.photos.draw import _spans, _tile, cartoonize, faces_only, view_size
+from cartoonlib.photos.onnx import OnnxGenerator, export_onnx, to_onnx
+from cartoonlib.report import metrics
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +39,12 @@ def photo(face_photos):
 
 
 @pytest.fixture
-def shipped(tmp_path, monkeypatch, generator):
+def plain(tmp_path, monkeypatch, generator):
     """A style `plain` that comes with the project."""
-    monkeypatch.setattr(cartoonize, "GENERATORS", tmp_path / "generators")
+    monkeypatch.setattr(shipped, "GENERATORS", tmp_path / "generators")
     path = tmp_path / "generators" / "plain.safetensors"
-    training.save_generator(generator, path)
-    path.with_suffix(".md").write_text(f"SHA-256 `{cartoonize.hashlib.sha256(path.read_bytes()).hexdigest()}`")
+    networks.save_generator(generator, path)
+    path.with_suffix(".md").write_text(f"SHA-256 `{hashlib.sha256(path.read_bytes()).hexdigest()}`")
     return path
 
 
@@ -48,7 +54,7 @@ def shipped(tmp_path, monkeypatch, generator):
 @pytest.mark.parametrize("size", [(16, 16), (17, 31), (299, 413), (64, 300)])
 def test_at_full_scale_it_is_what_the_generator_draws(size, generator, photo):
     part = photo[: size[0], : size[1]]
-    cartoon = cartoonize.cartoonize(generator, part, scale=1)
+    cartoon = cartoonize(generator, part, scale=1)
     assert cartoon.shape == part.shape and cartoon.dtype == np.uint8
     difference = cartoon.astype(int) - metrics.generate(generator, part[None])[0]
     assert abs(difference).max() <= 1 and abs(cartoon.astype(int) - part).mean() > 5
@@ -56,32 +62,32 @@ def test_at_full_scale_it_is_what_the_generator_draws(size, generator, photo):
 
 @pytest.mark.parametrize("scale", [1, 0.6])
 def test_tiles_meet_without_a_seam(scale, generator, photo, monkeypatch):
-    whole = cartoonize.cartoonize(generator, photo, scale=scale, memory=5000).astype(int)
+    whole = cartoonize(generator, photo, scale=scale, memory=5000).astype(int)
     spans = []
-    monkeypatch.setattr(cartoonize, "_tile", lambda *a, tile=cartoonize._tile: (spans.append(a[-1]), tile(*a)))
+    monkeypatch.setattr(draw, "_tile", lambda *a, tile=_tile: (spans.append(a[-1]), tile(*a)))
     shares = []
-    tiled = cartoonize.cartoonize(generator, photo, scale=scale, memory=1, progress=shares.append)
+    tiled = cartoonize(generator, photo, scale=scale, memory=1, progress=shares.append)
     assert len(spans) == len(shares) > 5 and sum(shares) == pytest.approx(1)
     assert abs(tiled - whole).max() <= 1 and (tiled != whole).mean() < 0.001
-    monkeypatch.setattr(cartoonize, "MARGIN", 16)  # the test sees a seam where there is one
-    seamed = cartoonize.cartoonize(generator, photo, scale=scale, memory=1)
+    monkeypatch.setattr(draw, "MARGIN", 16)  # the test sees a seam where there is one
+    seamed = cartoonize(generator, photo, scale=scale, memory=1)
     assert abs(seamed - whole).max() > 1
 
 
 def test_spans_cover_a_side_once_and_begin_at_multiples_of_the_network():
     for length in (16, 63, 64, 65, 1000, 4001):
         for core in (64, 100, 512):
-            spans = list(cartoonize._spans(length, core))
+            spans = list(_spans(length, core))
             assert [end for _, end in spans[:-1]] == [begin for begin, _ in spans[1:]]
             assert spans[0][0] == 0 and spans[-1][1] == length and all(begin % 4 == 0 for begin, _ in spans)
             assert max(end - begin for begin, end in spans) <= core + 3
 
 
 def test_strips_join(generator, photo, monkeypatch):
-    whole = [cartoonize.cartoonize(generator, photo, scale=scale) for scale in (1, 0.6)]
-    monkeypatch.setattr(cartoonize, "STRIP", 2000)
+    whole = [cartoonize(generator, photo, scale=scale) for scale in (1, 0.6)]
+    monkeypatch.setattr(draw, "STRIP", 2000)
     for scale, expected in zip((1, 0.6), whole, strict=True):
-        difference = abs(cartoonize.cartoonize(generator, photo, scale=scale).astype(int) - expected)
+        difference = abs(cartoonize(generator, photo, scale=scale).astype(int) - expected)
         assert difference.max() <= 1 and (difference > 0).mean() < 0.001  # positions are rounded
 
 
@@ -91,59 +97,59 @@ def test_a_smaller_view_keeps_the_edges_of_the_photo(generator, photo):
     identity.unfiltered = lambda image: image
     step = np.full((300, 300, 3), 40, np.uint8)
     step[:, 150:] = 220
-    drawn = cartoonize.cartoonize(identity, step, scale=1 / 3).astype(int)
+    drawn = cartoonize(identity, step, scale=1 / 3).astype(int)
     assert (drawn[:, 150] - drawn[:, 149]).min() > 140 and abs(drawn - step).max() < 20
     enlarged = np.asarray(Image.fromarray(step).resize((100, 100)).resize((300, 300))).astype(int)
     assert (enlarged[:, 150] - enlarged[:, 149]).max() < 90
 
 
 def test_strength_goes_from_the_photo_to_the_cartoon(generator, photo):
-    drawn = [cartoonize.cartoonize(generator, photo, strength=s).astype(int) for s in (0, 0.5, 1)]
+    drawn = [cartoonize(generator, photo, strength=s).astype(int) for s in (0, 0.5, 1)]
     assert np.array_equal(drawn[0], photo)
     clipped = (drawn[2] == 0) | (drawn[2] == 255)
     assert abs(drawn[1] - (drawn[0] + drawn[2]) / 2)[~clipped].max() <= 1
 
 
 def test_what_the_network_looks_at():
-    assert cartoonize.view_size(3000, 4000) == (512, 683)
-    assert cartoonize.view_size(300, 400) == (300, 400)
-    assert cartoonize.view_size(3000, 4000, 0.25) == (750, 1000)
-    assert cartoonize.view_size(3000, 4000, 0.001) == (16, 16)
-    assert cartoonize.view_size(300, 400, 1) == cartoonize.view_size(300, 400, 2) == (300, 400)
+    assert view_size(3000, 4000) == (512, 683)
+    assert view_size(300, 400) == (300, 400)
+    assert view_size(3000, 4000, 0.25) == (750, 1000)
+    assert view_size(3000, 4000, 0.001) == (16, 16)
+    assert view_size(300, 400, 1) == view_size(300, 400, 2) == (300, 400)
 
 
 def test_faces_alone_are_drawn(generator, face_photos):
     scene = np.full((400, 500, 3), 127, np.uint8)
     scene[100:228, 180:308] = face_photos[0]
-    drawn = cartoonize.faces_only(generator, scene)
+    drawn = faces_only(generator, scene)
     changed = (drawn != scene).any(axis=-1)
     assert changed[130:200, 210:280].mean() > 0.9
     assert not changed[:20].any() and not changed[:, :50].any() and not changed[:, -50:].any()
-    assert cartoonize.faces_only(generator, scene[:90]) is None
+    assert faces_only(generator, scene[:90]) is None
 
 
 # --- styles -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_style_is_what_its_card_describes(shipped, photo):
-    assert cartoonize.styles() == ["plain"]
-    by_name, by_path = cartoonize.load("plain"), cartoonize.load(str(shipped))
+def test_a_style_is_what_its_card_describes(plain, photo):
+    assert shipped.styles() == ["plain"]
+    by_name, by_path = shipped.load("plain"), shipped.load(str(plain))
     assert all(torch.equal(a, b) for a, b in zip(by_name.parameters(), by_path.parameters(), strict=True))
     with pytest.raises(InputError, match="no style `paprika`: choose one of plain"):
-        cartoonize.load("paprika")
-    content = bytearray(shipped.read_bytes())
+        shipped.load("paprika")
+    content = bytearray(plain.read_bytes())
     content[-1] ^= 1
-    shipped.write_bytes(content)
+    plain.write_bytes(content)
     with pytest.raises(InputError, match="not the file that plain.md describes"):
-        cartoonize.load("plain")
-    shipped.write_bytes(b"nonsense")
+        shipped.load("plain")
+    plain.write_bytes(b"nonsense")
     with pytest.raises(InputError, match="is no generator of this project"):
-        cartoonize.load(str(shipped))
+        shipped.load(str(plain))
 
 
 def test_the_generators_of_the_project_are_whole():
-    for style in cartoonize.styles():
-        assert cartoonize.load(style).filter_eps == 0.01
+    for style in shipped.styles():
+        assert shipped.load(style).filter_eps == 0.01
 
 
 # --- reading and writing ----------------------------------------------------------------------------------------------
@@ -158,7 +164,7 @@ def saved(image: Image.Image, path: Path, **options) -> Path:
 @pytest.mark.parametrize("suffix", ["png", "webp", "bmp", "tiff", "jpg", "gif", "avif", "heic"])
 def test_formats_are_read(suffix, tmp_path):
     image = Image.new("RGB", (40, 30), (200, 100, 50))
-    rgb, alpha = pictures.read(saved(image, tmp_path / f"a.{suffix}"))
+    rgb, alpha = read_picture(saved(image, tmp_path / f"a.{suffix}"))
     assert rgb.shape == (30, 40, 3) and alpha is None
     assert abs(rgb.astype(int) - (200, 100, 50)).max() <= 3
 
@@ -171,7 +177,7 @@ def test_modes_become_rgb_of_the_same_picture(mode, tmp_path):
         image = Image.fromarray(values.astype(np.float32) if mode == "F" else values)
     else:
         image = Image.fromarray(ramp.astype(np.uint8)).convert("RGB").convert(mode)
-    rgb, alpha = pictures.read(saved(image, tmp_path / "a.tiff"))
+    rgb, alpha = read_picture(saved(image, tmp_path / "a.tiff"))
     expected = np.asarray(image.convert("RGB")) if mode in ("1", "P", "CMYK", "YCbCr") else ramp[..., None]
     assert abs(rgb.astype(int) - expected).max() <= 2
     assert (alpha is not None) == (mode in ("LA", "RGBA"))
@@ -182,13 +188,13 @@ def test_orientation_alpha_and_profile(tmp_path):
     image.paste((255, 255, 255), (0, 0, 20, 30))  # light on the left
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees to the right: then it is light at the top
-    rgb, _ = pictures.read(saved(image, tmp_path / "turned.jpg", exif=exif))
+    rgb, _ = read_picture(saved(image, tmp_path / "turned.jpg", exif=exif))
     assert rgb.shape == (40, 30, 3) and rgb[:15].mean() > 240 > 15 > rgb[-15:].mean()
 
     image.putalpha(Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40).astype(np.uint8)))
-    rgb, alpha = pictures.read(saved(image, tmp_path / "alpha.png"))
+    rgb, alpha = read_picture(saved(image, tmp_path / "alpha.png"))
     assert np.array_equal(alpha, np.asarray(image.getchannel("A"))) and rgb[0, 0, 0] == 255
-    pictures.write(tmp_path / "again.png", rgb, alpha)
+    formats.write(tmp_path / "again.png", rgb, alpha)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "again.png")), np.dstack([rgb, alpha]))
 
 
@@ -205,10 +211,10 @@ def test_colours_of_a_profile_become_those_of_srgb(mode, tmp_path, monkeypatch):
     image = image if mode == "I;16" else image.convert("RGB").convert(mode)
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     path = saved(image, tmp_path / "a.tiff", icc_profile=profile)
-    plain, _ = pictures.read(path)
+    plain, _ = read_picture(path)
     with monkeypatch.context() as patch:
         patch.setattr(ImageCms, "profileToProfile", darken)
-        converted, alpha = pictures.read(path)
+        converted, alpha = read_picture(path)
     assert abs(converted.astype(int) - plain // 2).max() <= 1 and (alpha is not None) == (mode in ("RGBA", "LA"))
 
 
@@ -216,28 +222,28 @@ def test_broken_metadata_does_not_break_a_picture(tmp_path):
     grey = Image.new("RGB", (20, 20), (128, 128, 128))
     other = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()  # for another mode
     for profile in (other, b"nonsense"):
-        rgb, _ = pictures.read(saved(grey, tmp_path / "profile.png", icc_profile=profile))
+        rgb, _ = read_picture(saved(grey, tmp_path / "profile.png", icc_profile=profile))
         assert abs(rgb.astype(int) - 128).max() <= 1
-    rgb, _ = pictures.read(saved(grey, tmp_path / "exif.jpg", exif=b"Exif\0\0nonsense"))
+    rgb, _ = read_picture(saved(grey, tmp_path / "exif.jpg", exif=b"Exif\0\0nonsense"))
     assert abs(rgb.astype(int) - 128).max() <= 1
 
 
 def test_dark_pictures_of_sixteen_bits_stay_dark(tmp_path):
     dark = Image.fromarray(np.full((20, 20), 200, np.uint16))
-    assert pictures.read(saved(dark, tmp_path / "dark.png"))[0].max() == 1
+    assert read_picture(saved(dark, tmp_path / "dark.png"))[0].max() == 1
     bright = np.full((20, 20), 0.5, np.float32)
     bright[0, 0], bright[0, 1], bright[0, 2] = 1.3, np.inf, np.nan
-    rgb, _ = pictures.read(saved(Image.fromarray(bright), tmp_path / "bright.tiff"))
+    rgb, _ = read_picture(saved(Image.fromarray(bright), tmp_path / "bright.tiff"))
     assert rgb[5, 5, 0] == 128 and rgb[0, 0, 0] == 255
 
 
 def test_the_limit_is_ours(tmp_path, monkeypatch):
     path = saved(Image.new("RGB", (60, 50)), tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    assert pictures.read(path)[0].shape == (50, 60, 3) and Image.MAX_IMAGE_PIXELS == 100
-    monkeypatch.setattr(pictures, "LARGEST", 2_000_000)
+    assert read_picture(path)[0].shape == (50, 60, 3) and Image.MAX_IMAGE_PIXELS == 100
+    monkeypatch.setattr(images, "LARGEST", 2_000_000)
     with pytest.raises(InputError, match="more than 2 million"):
-        pictures.read(saved(Image.new("1", (2000, 1001)), tmp_path / "b.png"))
+        read_picture(saved(Image.new("1", (2000, 1001)), tmp_path / "b.png"))
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -246,13 +252,13 @@ def test_the_limit_is_ours(tmp_path, monkeypatch):
 def command(*arguments) -> int:
     """The exit status; what it says on stderr ends in the exception's text."""
     try:
-        cartoonize.main([str(argument) for argument in arguments])
+        cli.main([str(argument) for argument in arguments])
     except SystemExit as end:
         return end.code or 0
     return 0
 
 
-def test_a_folder_keeps_its_structure_and_is_not_done_twice(shipped, photo, tmp_path, capsys):
+def test_a_folder_keeps_its_structure_and_is_not_done_twice(plain, photo, tmp_path, capsys):
     album, out = tmp_path / "album", tmp_path / "out"
     picture = Image.fromarray(photo[:40, :50])
     for name in ("a.jpg", "a.png", "sub/b.webp", "sub/ünïcode – 漢字.png", ".hidden/c.png"):
@@ -273,7 +279,7 @@ def test_a_folder_keeps_its_structure_and_is_not_done_twice(shipped, photo, tmp_
     assert {path: path.read_bytes() for path in album.rglob("*") if path.is_file()} == before
 
 
-def test_an_output_inside_the_folder_is_no_input(shipped, photo, tmp_path):
+def test_an_output_inside_the_folder_is_no_input(plain, photo, tmp_path):
     saved(Image.fromarray(photo[:40, :50]), tmp_path / "album" / "a.png")
     for _ in range(2):
         assert command(tmp_path / "album", "-o", tmp_path / "album" / "out", "--style", "plain", "--overwrite") == 0
@@ -310,7 +316,7 @@ def hostile(folder: Path, picture: Image.Image) -> list[Path]:
     return sorted(path for path in folder.iterdir())
 
 
-def test_hostile_files_end_in_one_sentence_each_and_stop_nothing(shipped, photo, tmp_path, capsys):
+def test_hostile_files_end_in_one_sentence_each_and_stop_nothing(plain, photo, tmp_path, capsys):
     folder, out = tmp_path / "bad", tmp_path / "out"
     folder.mkdir()
     picture = Image.fromarray(photo[:60, :70])
@@ -334,7 +340,7 @@ def test_hostile_files_end_in_one_sentence_each_and_stop_nothing(shipped, photo,
     assert Image.open(out / "strip-plain.png").size == (2000, 16)
 
 
-def test_nothing_is_half_written_when_the_disk_is_full(shipped, photo, tmp_path, monkeypatch):
+def test_nothing_is_half_written_when_the_disk_is_full(plain, photo, tmp_path, monkeypatch):
     source = saved(Image.fromarray(photo[:40, :50]), tmp_path / "a.png")
     command(source, "-o", tmp_path / "out", "--style", "plain")
     before = (tmp_path / "out" / "a-plain.png").read_bytes()
@@ -349,7 +355,7 @@ def test_nothing_is_half_written_when_the_disk_is_full(shipped, photo, tmp_path,
     assert (tmp_path / "out" / "a-plain.png").read_bytes() == before
 
 
-def test_sources_are_never_overwritten(shipped, photo, tmp_path):
+def test_sources_are_never_overwritten(plain, photo, tmp_path):
     picture = Image.fromarray(photo[:40, :50])
     for name in ("a.png", "a-plain.png"):
         saved(picture, tmp_path / name)
@@ -361,14 +367,14 @@ def test_sources_are_never_overwritten(shipped, photo, tmp_path):
     assert "would overwrite" in said and (tmp_path / "a-plain.png").read_bytes() == before
 
 
-def test_cartoons_among_the_photos_are_not_drawn_again(shipped, photo, tmp_path):
+def test_cartoons_among_the_photos_are_not_drawn_again(plain, photo, tmp_path):
     saved(Image.fromarray(photo[:40, :50]), tmp_path / "album" / "a.png")
     for _ in range(3):
         assert command(tmp_path / "album", "-o", tmp_path / "album", "--style", "plain") == 0
     assert sorted(path.name for path in (tmp_path / "album").iterdir()) == ["a-plain.png", "a.png"]
 
 
-def test_names_that_are_taken(shipped, photo, tmp_path):
+def test_names_that_are_taken(plain, photo, tmp_path):
     picture, out = Image.fromarray(photo[:40, :50]), tmp_path / "out"
     for name in ("2023/a.png", "2023/a.gif", "2024/a.png", "2024/A.PNG", "2025/x/a.png"):
         saved(picture, tmp_path / name)
@@ -380,7 +386,7 @@ def test_names_that_are_taken(shipped, photo, tmp_path):
     assert {"a-plain.png", "a.png-plain.png", "x/a-plain.png"} <= set(made)
 
 
-def test_alpha_in_a_format_that_cannot_hold_it(shipped, photo, tmp_path, capsys):
+def test_alpha_in_a_format_that_cannot_hold_it(plain, photo, tmp_path, capsys):
     path = tmp_path / "a.jpg"
     Image.fromarray(photo[:40, :50]).convert("RGBA").save(path, "PNG")
     for _ in range(2):
@@ -390,7 +396,7 @@ def test_alpha_in_a_format_that_cannot_hold_it(shipped, photo, tmp_path, capsys)
     assert Image.open(tmp_path / "out" / "a-plain.jpg.png").mode == "RGBA"
 
 
-def test_odd_names_and_places(shipped, photo, tmp_path, monkeypatch, capsys):
+def test_odd_names_and_places(plain, photo, tmp_path, monkeypatch, capsys):
     picture = Image.fromarray(photo[:40, :50])
     monkeypatch.chdir(tmp_path)
     album = tmp_path / "album"
@@ -405,27 +411,27 @@ def test_odd_names_and_places(shipped, photo, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "out" / "good-plain.png").exists() and len(list((tmp_path / "out").iterdir())) == 2
 
 
-def test_a_defect_or_too_little_memory_stops_one_file_only(shipped, photo, tmp_path, monkeypatch):
+def test_a_defect_or_too_little_memory_stops_one_file_only(plain, photo, tmp_path, monkeypatch):
     for name in "abc":
         saved(Image.fromarray(photo[:40, :50]), tmp_path / f"{name}.png")
     errors = iter([RuntimeError("[enforce fail] can't allocate memory"), KeyError("x")])
 
-    def draw(*arguments, real=cartoonize.cartoonize, **settings):
+    def draw(*arguments, real=cartoonize, **settings):
         if (error := next(errors, None)) is not None:
             raise error
         return real(*arguments, **settings)
 
-    monkeypatch.setattr(cartoonize, "cartoonize", draw)
+    monkeypatch.setattr(cli, "cartoonize", draw)
     said = command(*(tmp_path / f"{name}.png" for name in "abc"), "-o", tmp_path / "out", "--style", "plain")
     assert "a.png: there is too little memory" in said and "b.png: KeyError('x')" in said
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["c-plain.png"]
 
 
-def test_what_failed_is_named_when_it_is_stopped(shipped, photo, tmp_path, monkeypatch, capsys):
+def test_what_failed_is_named_when_it_is_stopped(plain, photo, tmp_path, monkeypatch, capsys):
     for name in "ab":
         saved(Image.fromarray(photo[:40, :50]), tmp_path / f"{name}.png")
     errors = iter([InputError("broken"), KeyboardInterrupt()])
-    monkeypatch.setattr(cartoonize, "cartoonize", lambda *a, **k: (_ for _ in ()).throw(next(errors)))
+    monkeypatch.setattr(cli, "cartoonize", lambda *a, **k: (_ for _ in ()).throw(next(errors)))
     said = command(tmp_path / "a.png", tmp_path / "b.png", "-o", tmp_path / "out", "--style", "plain")
     assert "Stopped" in said and "a.png: broken" in capsys.readouterr().err
 
@@ -437,7 +443,7 @@ def test_what_failed_is_named_when_it_is_stopped(shipped, photo, tmp_path, monke
         (["--scale", "0"], "from 0.01 to 1"), (["--memory", "3"], "from 100"), (["--style", "none"], "no style `none`"),
     ],
 )  # fmt: skip
-def test_wrong_options_are_said_before_anything_is_done(arguments, words, shipped, photo, tmp_path, capsys):
+def test_wrong_options_are_said_before_anything_is_done(arguments, words, plain, photo, tmp_path, capsys):
     source = saved(Image.fromarray(photo[:40, :50]), tmp_path / "a.png")
     said = command(source, "-o", tmp_path / "out", *(["--style", "plain"] if "--style" not in arguments else []), *arguments)
     assert said != 0 and words in str(said) + capsys.readouterr().err
@@ -447,7 +453,7 @@ def test_wrong_options_are_said_before_anything_is_done(arguments, words, shippe
 
 def test_it_runs_as_a_module_and_teaches_by_example():
     result = subprocess.run(
-        [sys.executable, "-m", "cartoonlib", "--help"], capture_output=True, text=True, cwd=paths.ROOT
+        [sys.executable, "-m", "cartoonlib", "--help"], capture_output=True, text=True, cwd=files.ROOT
     )
     assert result.returncode == 0 and "cartoonize photo.jpg" in result.stdout
 
@@ -501,7 +507,7 @@ def test_a_video_keeps_size_times_sound_and_orientation(size, turned, tmp_path):
     assert packets[0] == packets[1] and len(packets[0]) > 10
 
 
-def test_videos_by_the_command(shipped, photo, tmp_path):
+def test_videos_by_the_command(plain, photo, tmp_path):
     source = film(tmp_path / "film.mp4")
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     (tmp_path / "cut.mkv").write_bytes(source.read_bytes()[:700])
@@ -549,13 +555,13 @@ def test_a_video_that_is_stopped_leaves_nothing(tmp_path):
 # --- other runtimes ---------------------------------------------------------------------------------------------------
 
 
-def test_an_exported_generator_draws_the_same(shipped, photo, tmp_path, generator, capsys):
+def test_an_exported_generator_draws_the_same(plain, photo, tmp_path, generator, capsys):
     source, model = saved(Image.fromarray(photo), tmp_path / "a.png"), tmp_path / "plain.onnx"
     assert command("--style", "plain", "--export", model) == 0 and "differs from PyTorch by" in capsys.readouterr().out
-    by_file = cartoonize.load(str(model))
+    by_file = shipped.load(str(model))
     assert (by_file.filter_eps, by_file.filter_radius) == (generator.filter_eps, generator.filter_radius)
-    drawn = cartoonize.cartoonize(by_file, photo, scale=1).astype(int)
-    assert abs(drawn - cartoonize.cartoonize(generator, photo, scale=1)).max() <= 1
+    drawn = cartoonize(by_file, photo, scale=1).astype(int)
+    assert abs(drawn - cartoonize(generator, photo, scale=1)).max() <= 1
     for number, how in enumerate((["--style", "plain"], ["--style", "plain", "--runtime", "onnx"], ["--style", model])):
         assert command(source, "-o", tmp_path / str(number), *how) == 0
     images = [np.asarray(Image.open(tmp_path / str(number) / "a-plain.png")).astype(int) for number in range(3)]
@@ -570,11 +576,11 @@ def test_an_exported_generator_draws_the_same(shipped, photo, tmp_path, generato
 @pytest.mark.parametrize("wrong", [lambda self, photo: photo, lambda self, photo: photo * float("nan")])
 @pytest.mark.parametrize("name", ["__call__", "unfiltered"])
 def test_an_export_that_differs_is_not_written(name, wrong, generator, tmp_path, monkeypatch):
-    monkeypatch.setattr(exports, "to_onnx", lambda generator, content=exports.to_onnx(generator): content)
-    monkeypatch.setattr(exports.OnnxGenerator, name, wrong)
+    monkeypatch.setattr(onnx, "to_onnx", lambda generator, content=to_onnx(generator): content)
+    monkeypatch.setattr(OnnxGenerator, name, wrong)
     with pytest.raises(InputError, match="differs from PyTorch by .*, so it was not written"):
-        exports.export(generator, tmp_path / "a.onnx")
+        export_onnx(generator, tmp_path / "a.onnx")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "text.onnx").write_text("no model")
     with pytest.raises(InputError, match="is no generator of this project"):
-        cartoonize.load(str(tmp_path / "text.onnx"))
+        shipped.load(str(tmp_path / "text.onnx"))

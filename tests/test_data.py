@@ -1,4 +1,4 @@
-"""cartoonlib.data: what is kept, what is left out and why, splits, stores and batches."""
+"""The data: what is kept, what is left out and why, splits, stores and batches."""
 
 import errno
 import json
@@ -13,22 +13,26 @@ import skimage.data
 import torch
 from PIL import Image
 
-from cartoonlib import data, paths, report, sources
-from cartoonlib.data import Batches, ImageSet
+from cartoonlib import files
+from cartoonlib.dataset import catalogue
+from cartoonlib.dataset.batches import Batches, PerStep
+from cartoonlib.dataset.catalogue import Source
+from cartoonlib.dataset.prepare import ImageSet, join_sets, prepare
+from cartoonlib.files import InputError
+from cartoonlib.images import center_crop, to_tensor, to_uint8
 from cartoonlib.landmarks import CANONICAL
-from cartoonlib.paths import InputError
-from cartoonlib.sources import Source
+from cartoonlib.report.book import Report
 
 
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "RAW", tmp_path / "raw")
-    monkeypatch.setattr(paths, "PROCESSED", tmp_path / "processed")
+    monkeypatch.setattr(files, "RAW", tmp_path / "raw")
+    monkeypatch.setattr(files, "PROCESSED", tmp_path / "processed")
     return tmp_path
 
 
-def prepare(source, size=64, **options):
-    return data.prepare(str(source), size, **{"test_fraction": 0.25, "progress": lambda message: None} | options)
+def prepared(source, size=64, **options):
+    return prepare(str(source), size, **{"test_fraction": 0.25, "progress": lambda message: None} | options)
 
 
 def reasons(images):
@@ -55,7 +59,7 @@ def test_hostile_photos_are_left_out_with_a_reason(folders):
     noise(0).save(photos / "i noise.png")
     (photos / "j empty.jpg").touch()
     (photos / "k notes.txt").write_text("other files are no business of ours")
-    images = prepare(photos, size=128)
+    images = prepared(photos, size=128)
     assert [entry["file"] for entry in images.manifest] == ["a.png"]
     found = reasons(images)
     for name, start in {
@@ -81,7 +85,7 @@ def test_a_face_that_the_border_cuts_off_is_left_out(folders):
     boxes = {"a": (174, 0, 400, 300), "b": (190, 0, 400, 300), "c": (100, 0, 262, 300), "d": (100, 0, 350, 150)}
     for name, box in boxes.items():  # a little on the left, and more there, on the right and below
         Image.fromarray(skimage.data.astronaut()).crop(box).save(photos / f"{name}.png")
-    images = prepare(photos)
+    images = prepared(photos)
     assert [entry["file"] for entry in images.manifest] == ["a.png"]
     for name in ("b.png", "c.png", "d.png"):
         assert re.fullmatch(r"cut off: [34]\d% of the face's square lies outside the image", reasons(images)[name])
@@ -94,7 +98,7 @@ def test_photos_are_turned_as_exif_says_and_transparency_is_white(folders):
     exif = Image.Exif()
     exif[0x0112] = 6  # shown after a turn by 90 degrees clockwise
     astronaut.transpose(Image.Transpose.ROTATE_90).save(photos / "a turned.jpg", exif=exif, quality=95)
-    images = prepare(photos, size=128)
+    images = prepared(photos, size=128)
     assert len(images.images) == 1
     left, right = images.points[0, :2]
     assert left[0] < right[0] and abs(left[1] - right[1]) < 0.05
@@ -104,7 +108,7 @@ def test_photos_are_turned_as_exif_says_and_transparency_is_white(folders):
     drawing = np.array(noise(1).convert("RGBA"))
     drawing[:30, :, :3], drawing[:30, :, 3] = 0, 0
     Image.fromarray(drawing).save(drawings / "alpha.png")
-    corner = prepare(drawings, kind="cartoons").images[0, :10, :10]
+    corner = prepared(drawings, kind="cartoons").images[0, :10, :10]
     assert (corner == 255).all()
 
 
@@ -113,18 +117,18 @@ def test_a_second_preparation_gives_the_same_bytes_and_is_not_done_twice(folders
     drawings.mkdir()
     for seed in range(8):
         noise(seed).save(drawings / f"{seed}.png")
-    first = prepare(drawings, kind="cartoons")
-    (folder,) = paths.PROCESSED.glob("[!.]*")
+    first = prepared(drawings, kind="cartoons")
+    (folder,) = files.PROCESSED.glob("[!.]*")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     stamp = (folder / "images.npy").stat().st_mtime_ns
-    prepare(drawings, kind="cartoons")
+    prepared(drawings, kind="cartoons")
     assert (folder / "images.npy").stat().st_mtime_ns == stamp
     shutil.rmtree(folder)
-    assert prepare(drawings, kind="cartoons").hash == first.hash
+    assert prepared(drawings, kind="cartoons").hash == first.hash
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     noise(99).save(drawings / "new.png")
-    assert len(prepare(drawings, kind="cartoons").images) == 9  # a changed folder is prepared anew
-    assert len(prepare(drawings, kind="cartoons", limit=3).images) == 3
+    assert len(prepared(drawings, kind="cartoons").images) == 9  # a changed folder is prepared anew
+    assert len(prepared(drawings, kind="cartoons", limit=3).images) == 3
     assert json.loads(before["manifest.json"])["kind"] == "cartoons"
     assert np.isnan(first.points).all()
 
@@ -134,22 +138,22 @@ def test_the_split_depends_on_the_file_alone_and_is_never_empty(folders):
     drawings.mkdir()
     for seed in range(40):
         noise(seed).save(drawings / f"{seed:02d}.png")
-    images = prepare(drawings, kind="cartoons")
+    images = prepared(drawings, kind="cartoons")
     splits = {entry["sha256"]: entry["split"] for entry in images.manifest}
     assert 3 < sum(split == "test" for split in splits.values()) < 20
     assert len(images.part("train")) + len(images.part("test")) == 40
     for seed in range(0, 40, 2):
         (drawings / f"{seed:02d}.png").unlink()
-    fewer = prepare(drawings, kind="cartoons")
+    fewer = prepared(drawings, kind="cartoons")
     assert all(splits[entry["sha256"]] == entry["split"] for entry in fewer.manifest)
-    assert set(prepare(drawings, kind="cartoons", test_fraction=1e-9).split) == {"train", "test"}
-    assert set(prepare(drawings, kind="cartoons", test_fraction=1.0).split) == {"train", "test"}
-    assert set(prepare(drawings, kind="cartoons", test_fraction=0.0).split) == {"train"}
+    assert set(prepared(drawings, kind="cartoons", test_fraction=1e-9).split) == {"train", "test"}
+    assert set(prepared(drawings, kind="cartoons", test_fraction=1.0).split) == {"train", "test"}
+    assert set(prepared(drawings, kind="cartoons", test_fraction=0.0).split) == {"train"}
 
 
 def test_drawn_faces_differ_from_one_another_and_are_framed_alike(folders):
     for style in ("toon_head", "adventurer", "personas"):
-        images = prepare(style, limit=40)
+        images = prepared(style, limit=40)
         assert len(images.images) == 40 and len(images.rejected) <= 2
         spread = images.images.std(axis=0).mean()
         assert spread > 25  # of 255: varied hair, skin and ground
@@ -157,12 +161,12 @@ def test_drawn_faces_differ_from_one_another_and_are_framed_alike(folders):
 
 
 def test_scenes_give_seeded_crops_and_repeated_frames_are_dropped(folders):
-    scenes = paths.RAW / "hayao"
+    scenes = files.RAW / "hayao"
     scenes.mkdir(parents=True)
     for seed in range(3):
         noise(seed, 256).resize((400, 256)).save(scenes / f"{seed}.png")
     noise(0, 256).resize((400, 256)).save(scenes / "again.jpg", quality=90)
-    images = prepare("hayao", size=128)
+    images = prepared("hayao", size=128)
     assert images.images.shape == (3, 144, 144, 3)
     assert [item["reason"].split(":")[0] for item in images.rejected] == ["near-duplicate"]
 
@@ -178,46 +182,46 @@ def test_cartoons_cropped_by_faces_are_aligned_and_checked_like_photos(folders, 
     astronaut.convert("L").save(portraits / "d grey.png")
     one = Source("comics", "cartoons", "comics", "mine", "Put any there.", str(portraits), crop="faces")
     monkeypatch.setattr(
-        sources, "sources", lambda: {"comics": one, "centred": replace(one, name="centred", crop="centre")}
+        catalogue, "sources", lambda: {"comics": one, "centred": replace(one, name="centred", crop="centre")}
     )
-    images = prepare("comics", size=128)
+    images = prepared("comics", size=128)
     assert images.kind == "cartoons" and images.images.shape == (2, 144, 144, 3)
     assert [entry["file"] for entry in images.manifest] == ["a.png", "b.png"]
     assert np.linalg.norm(images.points - CANONICAL, axis=-1).max() < 0.06
     assert [reason.split(":")[0] for reason in reasons(images).values()] == ["no face", "grey"]
-    centred = prepare("centred", size=128)
+    centred = prepared("centred", size=128)
     assert len(centred.images) == 4 and np.isnan(centred.points).all()
 
 
 def test_bad_input_is_one_sentence(folders, monkeypatch):
     with pytest.raises(InputError, match="did you mean toon_head"):
-        prepare("toonhead")
+        prepared("toonhead")
     with pytest.raises(InputError, match="there is no folder .*utkface"):
-        prepare("utkface")
+        prepared("utkface")
     (folders / "empty").mkdir()
     with pytest.raises(InputError, match="holds no images"):
-        prepare(folders / "empty")
+        prepared(folders / "empty")
     noise(0).save(folders / "empty" / "noise.png")
     with pytest.raises(InputError, match="no usable faces"):
-        prepare(folders / "empty")
+        prepared(folders / "empty")
 
     def full(*arguments, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(np, "save", full)
     with pytest.raises(InputError, match="No space is left"):
-        prepare(folders / "empty", kind="cartoons")
-    assert [path for path in paths.PROCESSED.iterdir() if path.suffix != ".lock"] == []  # nothing half-made stays
+        prepared(folders / "empty", kind="cartoons")
+    assert [path for path in files.PROCESSED.iterdir() if path.suffix != ".lock"] == []  # nothing half-made stays
 
 
 def test_conversions_are_inverse():
     images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
-    tensor = data.to_tensor(images)
+    tensor = to_tensor(images)
     assert tensor.shape == (1, 3, 16, 16) and tensor.dtype == torch.float32
     assert tensor.min() == -1 and tensor.max() == 1
-    assert (data.to_uint8(tensor) == images).all()
-    assert data.to_uint8(torch.full((3, 2, 2), 7.0)).max() == 255
-    assert (data.to_tensor(torch.from_numpy(images)) == tensor).all()
+    assert (to_uint8(tensor) == images).all()
+    assert to_uint8(torch.full((3, 2, 2), 7.0)).max() == 255
+    assert (to_tensor(torch.from_numpy(images)) == tensor).all()
 
 
 def training_set(images, held_out=0):
@@ -250,7 +254,7 @@ def test_a_crop_is_a_piece_of_its_image_flipped_or_not():
     for i in range(6):
         y, x = draw["corner"][i].tolist()
         corners.add((y, x))
-        crop = data.to_tensor(images[draw["image"][i], y : y + 32, x : x + 32])
+        crop = to_tensor(images[draw["image"][i], y : y + 32, x : x + 32])
         crop = crop.flip(-1) if draw["flip"][i] else crop
         assert (batch[i] - crop).abs().max() < 0.35  # mild colour on pure noise
         assert np.corrcoef(batch[i].flatten(), crop.flatten())[0, 1] > 0.99
@@ -272,8 +276,8 @@ def test_held_out_images_are_never_drawn():
 
 def test_batches_without_augmentation_are_the_centre_without_repetition():
     images = random_images(16)
-    plain = data.to_uint8(Batches(training_set(images), 32, 16, seed=0, augment=False)(0))
-    wanted = data.center_crop(images, 32)
+    plain = to_uint8(Batches(training_set(images), 32, 16, seed=0, augment=False)(0))
+    wanted = center_crop(images, 32)
     assert (wanted == images[:, 2:34, 2:34]).all()
     assert sorted(image.tobytes() for image in plain) == sorted(image.tobytes() for image in wanted)
 
@@ -281,7 +285,7 @@ def test_batches_without_augmentation_are_the_centre_without_repetition():
 def test_augmentation_is_mild():
     grey = np.full((4, 36, 36, 3), 128, np.uint8)
     batch = Batches(training_set(grey), 32, 4, seed=0)(0)
-    assert (batch - data.to_tensor(grey)[:, :, :32, :32]).abs().max() < 0.07
+    assert (batch - to_tensor(grey)[:, :, :32, :32]).abs().max() < 0.07
     ramp = np.broadcast_to(np.arange(36, dtype=np.uint8)[None, None, :, None] * 7, (64, 36, 36, 3)).copy()
     rows = Batches(training_set(ramp), 32, 64, seed=0)(0)[:, 0, 0]
     flipped = (rows[:, 0] > rows[:, -1]).float().mean()
@@ -295,15 +299,15 @@ def test_draws_are_copied_together():
         made.append(step)
         return {"value": torch.tensor(float(step))}
 
-    values = data.PerStep(make, torch.device("cpu"))
+    values = PerStep(make, torch.device("cpu"))
     assert [values(step)["value"].item() for step in (3, 4, 70, 71, 3)] == [3, 4, 70, 71, 3]
-    assert len(made) == 3 * data.PerStep.WINDOW  # not once for each step that asks
+    assert len(made) == 3 * PerStep.WINDOW  # not once for each step that asks
 
 
 def test_embedded_photos(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "PROCESSED", tmp_path)
+    monkeypatch.setattr(files, "PROCESSED", tmp_path)
     try:
-        images = prepare("embedded_faces", size=64)
+        images = prepared("embedded_faces", size=64)
     except InputError as error:
         if "npm could not fetch" in str(error):
             pytest.skip(str(error))
@@ -323,11 +327,11 @@ def test_joined_sets_repeat_no_image(face_set):
     other[1] = np.clip(face_set.images[0].astype(int) + 2, 0, 255)  # a copy that was compressed, say
     manifest = [{"file": f"{i}.jpg", "source": "others", "split": "train"} for i in range(3)]
     others = replace(face_set, name="others", images=other, points=face_set.points[:3], manifest=manifest)
-    both = data.join([face_set, others])
+    both = join_sets([face_set, others])
     assert len(both.images) == len(both.points) == len(both.manifest) == len(face_set.images) + 2
     assert np.array_equal(both.images[-2:], other[[0, 2]])
     assert both.rejected == [{"file": "1.jpg", "reason": "near-duplicate: almost the same as 0.png of faces"}]
-    assert data.join([face_set]) is face_set
+    assert join_sets([face_set]) is face_set
 
 
 @pytest.mark.parametrize("damage", ["shorter", "a bit flipped"])
@@ -337,13 +341,13 @@ def test_a_damaged_set_is_one_sentence(folders, name, damage):
     drawings.mkdir()
     for seed in range(8):
         noise(seed).save(drawings / f"{seed}.png")
-    prepare(drawings, kind="cartoons")
-    (path,) = paths.PROCESSED.glob(f"[!.]*/{name}")
+    prepared(drawings, kind="cartoons")
+    (path,) = files.PROCESSED.glob(f"[!.]*/{name}")
     content = bytearray(path.read_bytes())
     content[content.index(b"train") if name.endswith("json") else -40] ^= 1
     path.write_bytes(content if damage == "a bit flipped" else content[:-100])
     with pytest.raises(InputError, match="is damaged .*: delete it, and it is prepared again"):
-        prepare(drawings, kind="cartoons")
+        prepared(drawings, kind="cartoons")
 
 
 def test_a_single_image_and_a_set_that_is_none_of_faces_are_told(folders):
@@ -351,7 +355,7 @@ def test_a_single_image_and_a_set_that_is_none_of_faces_are_told(folders):
     one.mkdir()
     noise(0).save(one / "noise.png")
     with pytest.raises(InputError, match="no usable faces among its images .noise.png: no face"):
-        prepare(one)
-    few = report.Report("smoke", {"styles": [str(one)]}, progress=lambda line: None)
+        prepared(one)
+    few = Report("smoke", {"styles": [str(one)]}, progress=lambda line: None)
     with pytest.raises(InputError, match="1 images to train with and 0 held out, 2 of each are needed|0 images to train"):
         few.cartoons()

@@ -18,12 +18,14 @@ import PIL.Image
 import pytest
 import skimage.data
 
-from cartoonlib import cartoonize, paths
+from cartoonlib import files
+from cartoonlib.photos import shipped
+from cartoonlib.photos.draw import cartoonize
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="the page is tried with selenium: make .venv/ready")
 chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
-    not (chromium and driver and cartoonize.styles()), reason="needs Chromium: apt install chromium chromium-driver"
+    not (chromium and driver and shipped.styles()), reason="needs Chromium: apt install chromium chromium-driver"
 )
 
 # The pixels of the n-th image of the page, as a PNG.
@@ -46,7 +48,7 @@ def address(tmp_path_factory):
     command = ["make", "-o", ".venv/ready", "demo", f"BIN={Path(sys.executable).parent}"]
     with log.open("w") as output:
         server = subprocess.Popen(
-            command, cwd=paths.ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
+            command, cwd=files.ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
         )
     try:
         yield wait(lambda: re.search(r"http://127\.0\.0\.1:\d+/\?token=\w+", log.read_text()), log.read_text)[0]
@@ -112,14 +114,14 @@ def test_the_page_draws_the_photo_that_is_given_at_the_strength_that_is_chosen(b
     photo = astronaut[0:201, 120:331]  # an odd size
     PIL.Image.fromarray(photo).save(tmp_path / "mine.png")
     upload(browser, tmp_path / "mine.png")
-    generator = cartoonize.load(cartoonize.styles()[0])
+    generator = shipped.load(shipped.styles()[0])
     shows(browser, 0, photo)
-    shows(browser, 1, cartoonize.cartoonize(generator, photo))
+    shows(browser, 1, cartoonize(generator, photo))
 
     handle = browser.find_element("css selector", ".noUi-handle")
     for _ in range(10):  # from 1 in steps of 0.05
         handle.send_keys("\ue012")  # the left arrow
-    shows(browser, 1, cartoonize.cartoonize(generator, photo, strength=0.5))
+    shows(browser, 1, cartoonize(generator, photo, strength=0.5))
 
 
 def test_a_file_that_is_no_photo_is_named_on_the_page_and_the_last_picture_stays(browser, tmp_path):

@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from cartoonlib import cartoonize, drawing
+from cartoonlib.bench import drawing
 from cartoonlib.networks import Generator
-from cartoonlib.profiles import load
+from cartoonlib.photos import shipped
+from cartoonlib.profile import load_profile
 
 
 def test_more_repeats_measure_more_sizes():
-    counts = [len(drawing.sizes(load("bench", {"bench_repeats": repeats}))) for repeats in (1, 2, 5)]
-    assert counts == [1, 2, 6] and drawing.sizes(load("bench"))[-1] == (4000, 6000)
+    counts = [len(drawing.sizes(load_profile("bench", {"bench_repeats": repeats}))) for repeats in (1, 2, 5)]
+    assert counts == [1, 2, 6] and drawing.sizes(load_profile("bench"))[-1] == (4000, 6000)
 
 
 def test_the_table_has_a_line_a_size_and_says_what_failed_or_was_not_tried():
@@ -42,18 +43,18 @@ def test_goals_compare_with_what_was_asked_and_with_the_generator_alone():
 
 
 def test_models_in_fewer_bits_are_smaller_and_their_error_is_measured():
-    if not cartoonize.styles():
+    if not shipped.styles():
         pytest.skip("needs the generators that come with the project: git checkout results/reference/generators")
-    full, half, int8 = drawing.variants(cartoonize.styles()[0], 1, side=96)
+    full, half, int8 = drawing.variants(shipped.styles()[0], 1, side=96)
     assert [line[0] for line in (full, half, int8)] == ["float32", "float16", "int8"]
     assert full[3:] == ["0", "0"] and int(half[4]) < int(int8[4])
     assert float(full[1]) > 1.8 * float(half[1]) > 3 * float(int8[1])
 
 
 def test_a_process_measures_one_way_and_one_that_fails_says_why():
-    if not cartoonize.styles():
+    if not shipped.styles():
         pytest.skip("needs the generators that come with the project: git checkout results/reference/generators")
-    found, seconds = drawing._timed("-m", "cartoonlib.drawing", "float32", cartoonize.styles()[0], "64", "80", "1")
+    found, seconds = drawing._timed("-m", "cartoonlib.bench", "draw", "float32", shipped.styles()[0], "64", "80", "1")
     assert 0 < found["seconds"]["min"] <= found["seconds"]["max"] < seconds and 100 < found["peak_mb"] < 4000
     failed, _ = drawing._timed("-c", drawing.ONLY_THE_COMMAND, "no such photo.jpg", "-o", "nowhere")
     assert "no such photo.jpg" in failed["failed"] and "Traceback" not in failed["failed"]

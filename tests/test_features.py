@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from cartoonlib import features, paths
+from cartoonlib import features, files
 from cartoonlib.features import VGG19_FILES, vgg19_conv4_4
-from cartoonlib.paths import InputError
+from cartoonlib.files import InputError
 
 
 def frozen(network: nn.Module) -> bool:
@@ -123,7 +123,7 @@ def test_early_features_see_normalised_images(early, monkeypatch):
 
 
 def test_a_damaged_file_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(files, "WEIGHTS", tmp_path)
     for name in VGG19_FILES:
         (tmp_path / name).write_bytes(b"half a file")
         with pytest.raises(InputError, match="SHA-256.*delete it"):
@@ -136,7 +136,7 @@ def test_without_file_and_network_it_says_what_to_do(tmp_path, monkeypatch, prob
     def get_state_dict(**_):
         raise problem
 
-    monkeypatch.setattr(paths, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(files, "WEIGHTS", tmp_path)
     monkeypatch.setattr(
         features, "VGG19_Weights", SimpleNamespace(IMAGENET1K_V1=SimpleNamespace(get_state_dict=get_state_dict))
     )
@@ -146,10 +146,10 @@ def test_without_file_and_network_it_says_what_to_do(tmp_path, monkeypatch, prob
 
 @pytest.fixture(scope="module")
 def vgg19():
-    if not any((paths.WEIGHTS / name).exists() for name in VGG19_FILES):
+    if not any((files.WEIGHTS / name).exists() for name in VGG19_FILES):
         pytest.skip(
             f"no weights of VGG19 at hand: put {' or '.join(VGG19_FILES)} (the second is torchvision's own file) into "
-            f"{paths.WEIGHTS}, or let $CARTOONLIB_WEIGHTS be the folder that holds it"
+            f"{files.WEIGHTS}, or let $CARTOONLIB_WEIGHTS be the folder that holds it"
         )
     return vgg19_conv4_4()
 

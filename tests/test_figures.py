@@ -6,9 +6,10 @@ import pytest
 from matplotlib.collections import FillBetweenPolyCollection
 from torch import nn
 
-from cartoonlib import diagrams, figures
+from cartoonlib.files import InputError
 from cartoonlib.networks import Generator, PatchDiscriminator, count_parameters
-from cartoonlib.paths import InputError
+from cartoonlib.report import diagrams, figures, plots, tables
+from cartoonlib.report.paper import save_figure
 
 POINTS = np.full((16, 5, 2), 0.5)
 LOG = [{"step": step, "content": 1 / step, "d_surface": 0.2} for step in range(1, 60)]
@@ -48,10 +49,10 @@ DRAWINGS = {
     "discriminator": lambda faces: diagrams.discriminator_architecture(PatchDiscriminator(1, sigmoid=True)),
     "comparison": lambda faces: figures.comparison(faces[:2], {"full method": faces[:2]}, {"full method": "content 1"}),
     "training_strip": lambda faces: figures.training_strip({1000: faces[:2], 0: faces[:2]}),
-    "loss_curves": lambda faces: figures.loss_curves({"a": LOG, "b": LOG[:5]}, ["content", "d_surface"]),
-    "loss_bands": lambda faces: figures.loss_bands([LOG, LOG[:5]], ["content", "d_surface"]),
-    "metric_bars": lambda faces: figures.metric_bars(_rows(), "kid_cartoon", {"full": {"full method": 0}}),
-    "tradeoff": lambda faces: figures.tradeoff(_rows()),
+    "loss_curves": lambda faces: plots.loss_curves({"a": LOG, "b": LOG[:5]}, ["content", "d_surface"]),
+    "loss_bands": lambda faces: plots.loss_bands([LOG, LOG[:5]], ["content", "d_surface"]),
+    "metric_bars": lambda faces: plots.metric_bars(_rows(), "kid_cartoon", {"full": {"full method": 0}}),
+    "tradeoff": lambda faces: plots.tradeoff(_rows()),
     "gallery": lambda faces: figures.gallery({"photo": faces[:5], "a longer title": faces[5:10]}),
     "contact_sheet": lambda faces: figures.contact_sheet(faces, 6),
 }
@@ -62,7 +63,7 @@ def test_every_figure_is_drawn_and_saved_to_the_same_bytes(name, faces, tmp_path
     for path in (tmp_path / "one.png", tmp_path / "two.png"):
         figure = DRAWINGS[name](faces)
         assert figure.get_size_inches()[0] * 150 <= 1600
-        figures.save_figure(figure, path)
+        save_figure(figure, path)
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["one.png", "two.png"]  # no temporary file left
     assert not plt.get_fignums()  # pyplot keeps none
@@ -105,11 +106,11 @@ def test_discriminator_labels_are_read_off_the_module():
 
 
 def test_only_discriminator_panels_have_the_reference_line():
-    assert _texts(figures.loss_curves({"run": LOG}, ["content", "d_surface"])).count("cannot tell") == 1
+    assert _texts(plots.loss_curves({"run": LOG}, ["content", "d_surface"])).count("cannot tell") == 1
 
 
 def test_labels_of_the_tradeoff_do_not_overlap():
-    figure = figures.tradeoff(_rows())
+    figure = plots.tradeoff(_rows())
     figure.draw_without_rendering()
     for ax in figure.axes:
         boxes = [plt.Text.get_window_extent(text) for text in ax.texts]
@@ -118,12 +119,12 @@ def test_labels_of_the_tradeoff_do_not_overlap():
 
 
 def test_table():
-    lines = figures.table_markdown(_rows(), ["kid_cartoon", "landmark_error"]).splitlines()
+    lines = tables.table_markdown(_rows(), ["kid_cartoon", "landmark_error"]).splitlines()
     assert lines[0] == "| style | variant | KID × 1000 to cartoons ↓ (Net) | landmark error / eye distance ↓ (Net) |"
     assert lines[3] == "| anime | full method | 2 [1.5, 1.9] | 2 [1.5, 1.9] |"
     assert len(lines) == 2 + 10
     one_style = [row for row in _rows(("flatness",)) if row["style"] == "anime"]
-    assert figures.table_markdown(one_style, ["flatness"]).startswith("| variant | share of flat pixels (Net) |")
+    assert tables.table_markdown(one_style, ["flatness"]).startswith("| variant | share of flat pixels (Net) |")
 
 
 @pytest.mark.parametrize(
@@ -133,10 +134,10 @@ def test_table():
         (lambda faces: figures.comparison(faces, {"a": faces[:2]}), "different numbers of images"),
         (lambda faces: figures.training_strip({}), "no samples"),
         (lambda faces: diagrams.pipeline({"photo": faces}, {}), "lacks d_surface, d_texture, generator, output"),
-        (lambda faces: figures.loss_curves({"a": LOG}, ["other"]), "none of the losses other"),
-        (lambda faces: figures.loss_bands([], ["content"]), "no runs with steps in common"),
-        (lambda faces: figures.metric_bars(_rows(), "fid"), "choose one of kid_cartoon, landmark_error"),
-        (lambda faces: figures.tradeoff([{"metric": "kid_cartoon"}]), "lack style"),
+        (lambda faces: plots.loss_curves({"a": LOG}, ["other"]), "none of the losses other"),
+        (lambda faces: plots.loss_bands([], ["content"]), "no runs with steps in common"),
+        (lambda faces: plots.metric_bars(_rows(), "fid"), "choose one of kid_cartoon, landmark_error"),
+        (lambda faces: plots.tradeoff([{"metric": "kid_cartoon"}]), "lack style"),
     ],
 )
 def test_bad_input_is_one_sentence(draw, message, faces):
@@ -146,12 +147,12 @@ def test_bad_input_is_one_sentence(draw, message, faces):
 
 def test_a_band_reaches_from_the_least_to_the_largest_value():
     logs = [[{"step": s, "content": s * factor} for s in (1, 2, 3)] for factor in (1.0, 2.0, 3.0)]
-    (band,) = figures.loss_bands([logs[0], logs[1], logs[2][:2]], ["content"]).findobj(FillBetweenPolyCollection)
+    (band,) = plots.loss_bands([logs[0], logs[1], logs[2][:2]], ["content"]).findobj(FillBetweenPolyCollection)
     heights = band.get_paths()[0].vertices
     assert {tuple(v) for v in heights} == {(1, 1), (2, 2), (2, 6), (1, 3)}  # step 3 is not in all of them
 
 
 def test_seeds_are_told_one_by_one_with_mean_and_deviation():
     row = {"variant": "seed", "metric": "landmark_error", "features": "faceapi68", "values": [0.1, 0.2, 0.3]}
-    line = figures.seeds_markdown([row | {"mean": 0.2, "deviation": 0.1}]).splitlines()[-1]
+    line = tables.seeds_markdown([row | {"mean": 0.2, "deviation": 0.1}]).splitlines()[-1]
     assert line == "| seed | landmark error / eye distance ↓ (faceapi68) | 0.1, 0.2, 0.3 | 0.2 ± 0.1 |"

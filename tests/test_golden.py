@@ -12,7 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from cartoonlib import cartoonize, data, metrics, paths, profiles, steps
+from cartoonlib import files
+from cartoonlib.images import to_tensor
+from cartoonlib.photos import shipped
+from cartoonlib.photos.draw import cartoonize
+from cartoonlib.profile import load_profile
+from cartoonlib.report import metrics
+from cartoonlib.runs import training
+from cartoonlib.step import PretrainStep, TrainStep
 
 GOLDEN = Path(__file__).with_name("golden")
 PHOTOS = [GOLDEN / "photos" / f"{name}.png" for name in ("collins", "hopper")]  # as conftest.two_faces aligned them once
@@ -22,16 +29,16 @@ PROFILE = conftest.TINY.replace(size=128, segments=200)
 
 def pictures(photos: np.ndarray) -> dict[str, np.ndarray]:
     """What each generator that comes with the project makes of the first photo, uint8 (128, 128, 3)."""
-    return {style: cartoonize.cartoonize(cartoonize.load(style), photos[0]) for style in cartoonize.styles()}
+    return {style: cartoonize(shipped.load(style), photos[0]) for style in shipped.styles()}
 
 
 def losses(photos: np.ndarray) -> dict[str, float]:
     """Every loss of the first step of training, and of pretraining."""
-    photo, cartoon = (data.to_tensor(images).contiguous(memory_format=torch.channels_last) for images in (photos, cartoons()))
-    accelerator = steps.make_accelerator(PROFILE)
+    photo, cartoon = (to_tensor(images).contiguous(memory_format=torch.channels_last) for images in (photos, cartoons()))
+    accelerator = training.make_accelerator(PROFILE)
     weights = torch.tensor([0.3, 0.6, 0.1]).view(1, 3, 1, 1)
-    values = steps.PretrainStep(PROFILE, accelerator)(photo)
-    values |= steps.TrainStep(PROFILE, accelerator)(photo, cartoon, weights)
+    values = PretrainStep(PROFILE, accelerator)(photo)
+    values |= TrainStep(PROFILE, accelerator)(photo, cartoon, weights)
     return {name: float(value) for name, value in values.items()}
 
 
@@ -51,8 +58,8 @@ def kernel_distance() -> float:
 
 def keys() -> dict[str, str]:
     """What names the runs of every profile."""
-    names = sorted(path.stem for path in paths.PROFILES.glob("*.yaml") if path.stem != "ablations")
-    return {name: profiles.load(name).key() for name in names}
+    names = sorted(path.stem for path in files.PROFILES.glob("*.yaml") if path.stem != "ablations")
+    return {name: load_profile(name).key() for name in names}
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,14 @@ import torch
 from conftest import TINY, silent
 from test_training import assert_equal, break_at, keep_checkpoints, newest_checkpoint, spoil
 
-from cartoonlib import checkpoints, guards, paths, steps, training
-from cartoonlib.guards import TrainingStopped
-from cartoonlib.paths import InputError
-from cartoonlib.training import Run, pretrain, train
+from cartoonlib import files, losses
+from cartoonlib.dataset.batches import Batches
+from cartoonlib.files import InputError
+from cartoonlib.runs import checkpoints, guards, store, training
+from cartoonlib.runs.guards import TrainingStopped
+from cartoonlib.runs.store import Run
+from cartoonlib.runs.training import pretrain, train
+from cartoonlib.step import TrainStep
 
 OFTEN = TINY.replace(pretrain_steps=2, checkpoint_every=2)
 
@@ -112,8 +116,8 @@ def test_a_checkpoint_cannot_run_code(tmp_path):
 def hold(path):
     """Another process that holds a lock until it is killed."""
     code = (
-        "import sys, time; from pathlib import Path; from cartoonlib import paths\n"
-        "with paths.lock(Path(sys.argv[1])): print(1, flush=True); time.sleep(60)"
+        "import sys, time; from pathlib import Path; from cartoonlib import files\n"
+        "with files.lock(Path(sys.argv[1])): print(1, flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "1\n"
@@ -121,7 +125,7 @@ def hold(path):
 
 
 def test_a_run_that_another_process_trains_is_left_alone(run, tmp_path, face_set, cartoon_set):
-    folder = training.train_folder(OFTEN, tmp_path, face_set, cartoon_set, "drawn")
+    folder = store.train_folder(OFTEN, tmp_path, face_set, cartoon_set, "drawn")
     with hold(folder.with_name(f".{folder.name}.lock")) as other:
         try:
             with pytest.raises(InputError, match=f"Another process is training in {folder}: wait"):
@@ -148,7 +152,7 @@ def test_a_report_that_another_process_makes_is_left_alone(tmp_path):
 def test_what_a_killed_process_left_of_a_folder_is_deleted(tmp_path):
     (tmp_path / ".set-abc").mkdir()
     (tmp_path / ".set-abc" / "images.npy").write_bytes(b"half")
-    folder = paths.whole_folder(tmp_path / "set", lambda made: (made / "images.npy").write_bytes(b"whole"))
+    folder = files.whole_folder(tmp_path / "set", lambda made: (made / "images.npy").write_bytes(b"whole"))
     assert (folder / "images.npy").read_bytes() == b"whole"
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".lock") == ["set"]
 
@@ -166,13 +170,13 @@ def test_a_run_that_diverges_goes_back_with_half_its_rates(run, tmp_path, monkey
 
     profile = OFTEN.replace(on_divergence="back_off", log_every=1)
     monkeypatch.setattr(torch.optim.Adam, "step", recorded)
-    color, calls = steps.losses.color, []
+    color, calls = losses.color, []
 
     def once(*arguments):
         calls.append(1)
         return color(*arguments) * (math.nan if len(calls) == 6 else 1)
 
-    monkeypatch.setattr(steps.losses, "color", once)
+    monkeypatch.setattr(losses, "color", once)
     finished = run(profile)
     (event,) = finished.events()
     assert event["step"] == 6 and event["halved"] == ["generator_rate", "discriminator_rate"]
@@ -208,7 +212,7 @@ def test_it_does_so_three_times_at_most(run, monkeypatch):
 def test_it_goes_on_to_the_same_bits_when_it_is_killed_after_that(tmp_path, monkeypatch, face_set, cartoon_set):
     """Step 6 is spoilt while the rates are whole; one run is killed in step 8, and remembers that it halved them."""
     profile = OFTEN.replace(on_divergence="back_off", log_every=1)
-    color, batch, now = steps.losses.color, training.data.Batches.__call__, {}
+    color, batch, now = losses.color, Batches.__call__, {}
 
     def unlucky(*arguments):
         whole = not list(now["folder"].glob("drawn-*/events.jsonl"))
@@ -222,8 +226,8 @@ def test_it_goes_on_to_the_same_bits_when_it_is_killed_after_that(tmp_path, monk
         now["folder"] = tmp_path / name
         return train(profile, tmp_path / name, face_set, cartoon_set, "drawn", progress=silent)
 
-    monkeypatch.setattr(training.data.Batches, "__call__", counted)
-    monkeypatch.setattr(steps.losses, "color", unlucky)
+    monkeypatch.setattr(Batches, "__call__", counted)
+    monkeypatch.setattr(losses, "color", unlucky)
     whole = trained("whole")
     with monkeypatch.context() as patch:
         break_at(patch, 7)
@@ -262,14 +266,14 @@ def test_a_discriminator_that_wins_for_long_is_noticed(name):
 def test_when_memory_runs_out_the_batch_that_fits_is_named(error, limit, advice, run, tmp_path, monkeypatch, face_set):
     profile = OFTEN.replace(batch=8)
     pretrain(profile, tmp_path, face_set, silent)
-    call = steps.TrainStep.__call__
+    call = TrainStep.__call__
 
     def small(self, photo, *others):
         if len(photo) > limit:
             raise error
         return call(self, photo, *others)
 
-    monkeypatch.setattr(steps.TrainStep, "__call__", small)
+    monkeypatch.setattr(TrainStep, "__call__", small)
     with pytest.raises(InputError, match=f"drawn, full method: memory ran out with `batch: 8`; {advice} in the profile"):
         run(profile)
 
@@ -278,7 +282,7 @@ def test_other_errors_are_not_taken_for_memory(run, monkeypatch):
     def broken(self, *_):
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr(steps.TrainStep, "__call__", broken)
+    monkeypatch.setattr(TrainStep, "__call__", broken)
     with pytest.raises(RuntimeError, match="a defect"):
         run()
 
@@ -295,12 +299,12 @@ def test_a_full_disk_is_one_sentence_and_the_old_file_stays(tmp_path, monkeypatc
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(InputError, match=f"No space is left on the disk of {tmp_path}: free some"):
-        paths.write_atomic(target, "new")
+        files.write_atomic(target, "new")
     assert target.read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
 
 
 def test_a_disk_that_fills_up_while_training_loses_nothing(run, monkeypatch):
-    write = checkpoints.write_atomic
+    write = files.write_atomic
 
     def full(path, content):
         if path.name.startswith("checkpoint-000006"):

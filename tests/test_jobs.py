@@ -1,20 +1,29 @@
 """Runs as jobs: in processes of Accelerate, from a notebook, and on two Dask workers, on a tiny profile of own folders."""
 
+import contextlib
 import dataclasses
 import itertools
-import json
+import signal
 import subprocess
 import sys
 
 import nbformat
 import numpy as np
 import pytest
+import torch
 from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
-from cartoonlib import data, jobs, landmarks, paths, profiles, report
-from cartoonlib.guards import TrainingStopped
-from cartoonlib.paths import InputError
+from cartoonlib import files, landmarks
+from cartoonlib.dataset import prepare, squares
+from cartoonlib.dataset.sets import Sets
+from cartoonlib.files import InputError
+from cartoonlib.profile import load_profile
+from cartoonlib.report.book import Report
+from cartoonlib.report.execute import execute
+from cartoonlib.runs import __main__ as command
+from cartoonlib.runs import ablations, parallel, training
+from cartoonlib.runs.guards import TrainingStopped
 
 PROFILE = """
 faces: [{folder}/photos]
@@ -43,6 +52,10 @@ bad: {too fast: {discriminator_rate: 1.0e+30}, broken weights: {landmarks: fan}}
 COLLAPSE = {"discriminator_rate": 1e30}
 
 
+def sets() -> Sets:
+    return Sets(load_profile("tiny"), silent)
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory, face_photos, cartoon_set):
     """A folder with profiles/tiny.yaml and its prepared data, to which this process and those that it starts are led."""
@@ -58,15 +71,15 @@ def tiny(tmp_path_factory, face_photos, cartoon_set):
     (folder / "profiles" / "ablations.yaml").write_text(ROWS)
     face = landmarks.Face(landmarks.CANONICAL * 128, np.array([0, 0, 128, 128]), 1.0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(paths, "PROFILES", folder / "profiles")
+        patch.setattr(files, "PROFILES", folder / "profiles")
         for name in ("PROCESSED", "RESULTS", "WEIGHTS"):
             patch.setenv(f"CARTOONLIB_{name}", str(folder / name.lower()))
-            patch.setattr(paths, name, folder / name.lower())
+            patch.setattr(files, name, folder / name.lower())
         with patch.context() as detector:  # here alone: no other process could prepare these photos
-            detector.setattr(landmarks, "detect_faces", lambda pictures: [[face] for _ in pictures])
+            detector.setattr(squares, "detect_faces", lambda pictures: [[face] for _ in pictures])
             turns = itertools.cycle(("train", "test"))  # by hash, six photos might all be of one split
-            detector.setattr(data, "_split", lambda *_: next(turns))
-            opened = report.Report("tiny", progress=silent)
+            detector.setattr(prepare, "_split", lambda *_: next(turns))
+            opened = Report("tiny", progress=silent)
             opened.faces(), opened.cartoons()
         yield folder
 
@@ -75,7 +88,7 @@ def tiny(tmp_path_factory, face_photos, cartoon_set):
 def results(tiny, tmp_path, monkeypatch):
     """An empty folder of results, here and in the processes that a test starts."""
     monkeypatch.setenv("CARTOONLIB_RESULTS", str(tmp_path))
-    monkeypatch.setattr(paths, "RESULTS", tmp_path)
+    monkeypatch.setattr(files, "RESULTS", tmp_path)
     return tmp_path / "tiny" / "runs"
 
 
@@ -95,24 +108,23 @@ def never(*_arguments, **_keywords):
 # --- one process --------------------------------------------------------------------------------------------------
 
 
-def test_a_job_needs_plain_values_only_and_is_idempotent(results, monkeypatch):
-    settings = json.loads(json.dumps(dataclasses.asdict(profiles.load("tiny"))))
-    name = jobs.run(settings, "drawn", progress=silent)
-    assert jobs._folder(profiles.load("tiny"), "drawn") == results / name
-    assert jobs._folder(profiles.load("tiny"), None).name in weights(results)
-    monkeypatch.setattr(data, "Batches", never)
-    assert jobs.run(settings, "drawn", progress=silent) == name
-    assert jobs.train(profiles.load("tiny"), "drawn", progress=silent).folder == results / name
-    assert jobs.pretrain(profiles.load("tiny"), silent).summary["title"] == "pretraining"
+def test_a_job_is_idempotent(results, monkeypatch):
+    name = parallel.run(load_profile("tiny"), sets(), "drawn", "full method", silent).folder.name
+    assert parallel.run_folder(load_profile("tiny"), sets(), "drawn") == results / name
+    assert parallel.run_folder(load_profile("tiny"), sets(), None).name in weights(results)
+    monkeypatch.setattr(training, "Batches", never)
+    assert parallel.run(load_profile("tiny"), sets(), "drawn", "full method", silent).folder.name == name
+    assert parallel.train(load_profile("tiny"), sets(), "drawn", progress=silent).folder == results / name
+    assert parallel.pretrain(load_profile("tiny"), sets(), silent).summary["title"] == "pretraining"
 
 
 def test_an_unknown_style_or_profile_ends_with_one_sentence(results, monkeypatch):
     with pytest.raises(InputError, match="Profile tiny has no style `oil`: choose of drawn"):
-        jobs.train_styles("tiny", ["oil"])
-    monkeypatch.setattr(report.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(sys, "argv", ["jobs.py", "ablations", "qick"])
+        parallel.train_styles("tiny", ["oil"])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["runs", "ablations", "qick"])
     with pytest.raises(SystemExit, match="There is no profile `qick`: choose one of"):
-        jobs.main()
+        command.main()
 
 
 # --- several processes --------------------------------------------------------------------------------------------
@@ -122,41 +134,42 @@ def test_an_unknown_style_or_profile_ends_with_one_sentence(results, monkeypatch
 def launched(tiny):
     """(folder of runs, run, progress lines) of a training in two processes."""
     lines = []
-    run = jobs.train(profiles.load("tiny", {"processes": 2}), "drawn", progress=lines.append)
+    run = parallel.train(load_profile("tiny", {"processes": 2}), sets(), "drawn", progress=lines.append)
     return run.folder.parent, run, lines
 
 
 def test_processes_train_one_run_together(launched, monkeypatch):
     folder, run, lines = launched
     assert run.summary["processes"] == 2 and run.summary["title"] == "drawn, full method"
-    assert run.folder == jobs._folder(profiles.load("tiny"), "drawn")  # where one process trains it too
+    assert run.folder == parallel.run_folder(load_profile("tiny"), sets(), "drawn")  # where one process trains it too
     assert [row["step"] for row in run.log()] == [2, 4] and sorted(run.samples()) == list(range(5))
     assert len(weights(folder)) == 2 and not list(folder.glob("*/checkpoint-*"))
     for title in ("pretraining", "drawn, full method"):
         assert sum(line.startswith(f"{title}: step 4/4") for line in lines) == 1  # by one of the two processes
-    monkeypatch.setattr(jobs.subprocess, "Popen", never)
-    assert jobs.train(profiles.load("tiny", {"processes": 2}), "drawn", progress=silent).summary == run.summary
+    monkeypatch.setattr(subprocess, "Popen", never)
+    assert parallel.train(load_profile("tiny", {"processes": 2}), sets(), "drawn", progress=silent).summary == run.summary
 
 
 def test_processes_stop_with_the_sentence_of_one(results):
-    collapsing = profiles.load("tiny", COLLAPSE)
+    collapsing = load_profile("tiny", COLLAPSE)
     with pytest.raises(TrainingStopped) as together:
-        jobs.train(collapsing.replace(processes=2), "drawn", progress=silent)
+        parallel.train(collapsing.replace(processes=2), sets(), "drawn", progress=silent)
     with pytest.raises(TrainingStopped) as alone:
-        jobs.train(collapsing, "drawn", progress=silent)
+        parallel.train(collapsing, sets(), "drawn", progress=silent)
     assert str(together.value) == str(alone.value) and "is not a finite number" in str(alone.value)
 
 
 def test_notebook_launcher_trains_the_same_run(results, launched, tmp_path, monkeypatch):
     """In a new kernel, which has used neither a GPU nor an Accelerator yet, for this launcher forks."""
-    settings = dataclasses.asdict(profiles.load("tiny"))
-    launch = "notebook_launcher(jobs.{}, num_processes=2, use_port=str(get_free_port()))"
+    settings = dataclasses.asdict(load_profile("tiny"))
+    launch = "notebook_launcher(parallel.{}, num_processes=2, use_port=str(get_free_port()))"
     cells = [
-        f"from pathlib import Path\nimport torch\nfrom cartoonlib import jobs, paths\nsettings = {settings!r}",
+        f"from pathlib import Path\nimport torch\nfrom cartoonlib import files\nfrom cartoonlib.dataset.sets import Sets\n"
+        f"from cartoonlib.profile import profile_of\nfrom cartoonlib.runs import parallel\np = profile_of({settings!r})",
         "from accelerate import notebook_launcher\nfrom accelerate.utils.other import get_free_port",
-        "torch.set_num_threads(1)\n" + launch.format("run, (settings, 'drawn')"),
+        "torch.set_num_threads(1)\n" + launch.format("run, (p, Sets(p), 'drawn', 'full method')"),
         # What forked processes print comes late: a cell that has ended does not show it.
-        f"import time\npaths.PROFILES = Path({str(paths.PROFILES)!r})\n"
+        f"import time\nfiles.PROFILES = Path({str(files.PROFILES)!r})\n"
         + launch.format("train_styles, ('tiny', [])")
         + "\ntime.sleep(2)",
     ]
@@ -164,7 +177,7 @@ def test_notebook_launcher_trains_the_same_run(results, launched, tmp_path, monk
     book, executed = tmp_path / "book.ipynb", tmp_path / "executed.ipynb"
     nbformat.write(new_notebook(cells=[new_code_cell(cell) for cell in cells], metadata=kernel), book)
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # torch leaves empty folders there
-    report.execute(book, executed, "tiny")
+    execute(book, executed, "tiny")
     assert weights(results) == weights(launched[0])
     # The command does the same in the processes that it finds itself in, and its first one speaks.
     said = "".join(output.text for output in nbformat.read(executed, as_version=4).cells[-1].outputs)
@@ -176,19 +189,19 @@ def test_a_crash_is_no_collapse(results, tmp_path, monkeypatch):
     program = tmp_path / "python"
     program.write_text("#!/bin/sh\necho '{}'; echo noise; echo killed >&2; exit 1\n")
     program.chmod(0o700)
-    monkeypatch.setattr(jobs.sys, "executable", str(program))
+    monkeypatch.setattr(sys, "executable", str(program))
     with pytest.raises(RuntimeError, match="pretraining: its 2 processes ended without a result:\nkilled"):
-        jobs.pretrain(profiles.load("tiny", {"processes": 2}), silent)
+        parallel.pretrain(load_profile("tiny", {"processes": 2}), sets(), silent)
 
 
 def test_more_processes_than_gpus_are_refused(results, monkeypatch):
-    monkeypatch.setattr(jobs.torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(InputError, match="`processes: 2` needs as many GPUs, and this machine has 1"):
-        jobs.pretrain(profiles.load("tiny", {"processes": 2}), silent)
+        parallel.pretrain(load_profile("tiny", {"processes": 2}), sets(), silent)
 
 
 def test_a_process_ends_with_the_one_that_started_it():
-    code = "import time; from cartoonlib import jobs; jobs._end_with_parent(); print(1, flush=True); time.sleep(30)"
+    code = "import time; from cartoonlib.runs import parallel; parallel._end_with_parent(); print(1, flush=True); time.sleep(30)"
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdout.readline() == "1\n"
@@ -203,7 +216,7 @@ def test_two_workers_train_the_rows_of_the_table(results, tiny, monkeypatch, cap
     table = tiny / "profiles" / "ablations.yaml"
     table.write_text(ROWS + BAD_ROWS)
     with pytest.raises(InputError, match="These rows failed: broken weights. The same command tries them again"):
-        jobs.ablations("tiny", workers=2)
+        ablations.train_rows("tiny", workers=2)
     out, err = capsys.readouterr()
     assert "5 rows: 3 trained, 1 stopped, 1 failed\n" in out
     assert "too fast: drawn, too fast stopped at step 2: the loss" in out and "broken weights: " in out
@@ -213,25 +226,25 @@ def test_two_workers_train_the_rows_of_the_table(results, tiny, monkeypatch, cap
     # The same bits as in this process, and no run beside these.
     spread = weights(results)
     table.write_text(ROWS)
-    rows = {k: v for group in profiles.ablations(profiles.load("tiny")).values() for k, v in group.items()}
-    monkeypatch.setattr(paths, "RESULTS", results.parent.parent / "alone")
+    rows = {k: v for group in ablations.ablation_rows(load_profile("tiny")).values() for k, v in group.items()}
+    monkeypatch.setattr(files, "RESULTS", results.parent.parent / "alone")
     for title, row in rows.items():
-        jobs.train(row, "drawn", title, silent)
-    assert weights(paths.RESULTS / "tiny" / "runs") == spread and len(spread) == 3 + 2
-    monkeypatch.setattr(paths, "RESULTS", results.parent.parent)
+        parallel.train(row, sets(), "drawn", title, silent)
+    assert weights(files.RESULTS / "tiny" / "runs") == spread and len(spread) == 3 + 2
+    monkeypatch.setattr(files, "RESULTS", results.parent.parent)
 
     # The same command finds them and starts nothing.
-    monkeypatch.setattr(jobs, "_client", never)
-    jobs.ablations("tiny", workers=2)
+    monkeypatch.setattr(ablations, "_client", never)
+    ablations.train_rows("tiny", workers=2)
     out, err = capsys.readouterr()
     assert out == "3 rows: 3 trained, 0 stopped, 0 failed\n" and "3 of them trained before" in err
 
 
 def test_rows_wait_for_the_pretraining_that_they_share(results, monkeypatch):
     """Else two workers would train one folder at once. A client that does nothing: what is a job, and what comes first?"""
-    tiny = profiles.load("tiny")
+    tiny = load_profile("tiny")
     rows = {"one": tiny, "other": tiny.replace(content=0), "architecture": tiny.replace(skips=False)}
-    folders = {title: jobs._folder(row, "drawn") for title, row in rows.items()}
+    folders = {title: parallel.run_folder(row, sets(), "drawn") for title, row in rows.items()}
     first = {}
 
     @dataclasses.dataclass(frozen=True)
@@ -255,29 +268,30 @@ def test_rows_wait_for_the_pretraining_that_they_share(results, monkeypatch):
             return Future(key)
 
     monkeypatch.setattr("distributed.as_completed", list)
-    ended = jobs._spread(Client(), rows, folders, "drawn")
+    before = {title: parallel.run_folder(row, sets(), None) for title, row in rows.items()}
+    ended = ablations._spread(Client(), rows, before, folders, "drawn")
     assert ended == {title: {"run": folders[title].name} for title in rows}
     starts = {title: first[folders[title].name] for title in rows}
-    assert starts == {title: jobs._folder(row, None).name for title, row in rows.items()}
+    assert starts == {title: folder.name for title, folder in before.items()}
     assert starts["one"] == starts["other"] != starts["architecture"] and len(first) == 3 + 2
 
 
 def test_a_row_is_what_became_of_its_pretraining(results):
     stopped = {"stopped": "pretraining stopped at step 2"}
-    assert jobs._work(dataclasses.asdict(profiles.load("tiny")), "drawn", "row", "client", stopped) == stopped
+    assert ablations._work(dataclasses.asdict(load_profile("tiny")), "drawn", "row", "client", stopped) == stopped
     assert not results.exists()
 
 
 def test_workers_that_do_not_share_the_results_are_found_out(results, monkeypatch, capsys):
-    monkeypatch.setattr(jobs, "_client", lambda *_: jobs.contextlib.nullcontext())
-    monkeypatch.setattr(jobs, "_spread", lambda _client, rows, *_: {title: {"run": "elsewhere"} for title in rows})
+    monkeypatch.setattr(ablations, "_client", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(ablations, "_spread", lambda _client, rows, *_: {title: {"run": "elsewhere"} for title in rows})
     with pytest.raises(InputError, match="These rows failed: full method, no content, dead skips"):
-        jobs.ablations("tiny", workers=2)
+        ablations.train_rows("tiny", workers=2)
     assert "the workers must share this results/" in capsys.readouterr().out
 
 
 def test_a_scheduler_that_does_not_answer(results):
     with pytest.raises(InputError, match="No Dask scheduler answers at nonsense: start one with `dask scheduler`"):
-        jobs.ablations("tiny", workers=2, scheduler="nonsense")
+        ablations.train_rows("tiny", workers=2, scheduler="nonsense")
     with pytest.raises(InputError, match="Give 1 worker or more"):
-        jobs.ablations("tiny", workers=0)
+        ablations.train_rows("tiny", workers=0)

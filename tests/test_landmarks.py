@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from cartoonlib import landmarks
-from cartoonlib.landmarks import CANONICAL, Square, align, detect_faces, landmark_network, soft_argmax
-from cartoonlib.paths import InputError
+from cartoonlib import files, landmarks
+from cartoonlib.dataset.faces import align, cut_off
+from cartoonlib.files import InputError
+from cartoonlib.landmarks import CANONICAL, Square, detect_faces, landmark_network, soft_argmax
+from cartoonlib.report.detector import FaceApiLandmarks
 
 SIDE = 144
 
@@ -123,9 +125,9 @@ def test_how_much_of_a_face_is_cut_off_by_hand():
         (square - 200, 100, 100, 1.0),
         (2 * square - 50, 100, 100, 0.75),
     ]:
-        assert landmarks.cut_off(points, height, width) == pytest.approx(share), (height, width, share)
+        assert cut_off(points, height, width) == pytest.approx(share), (height, width, share)
     turned = (square - 50) @ np.array([[1, 1], [-1, 1]]) / 2**0.5 + 50  # by 45 degrees: 4 corners of 0.3 / 4 each
-    assert landmarks.cut_off(turned, 100, 100) == pytest.approx(3 - 2 * 2**0.5, abs=0.03)
+    assert cut_off(turned, 100, 100) == pytest.approx(3 - 2 * 2**0.5, abs=0.03)
 
 
 def test_crop_equals_antialiased_resizing_of_the_square():
@@ -215,7 +217,7 @@ def test_soft_argmax_finds_peaks_between_pixels_despite_noise():
 
 
 def test_fan_without_its_weights_says_how_to_get_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(landmarks, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(files, "WEIGHTS", tmp_path)
     monkeypatch.setattr(landmarks, "FAN_URL", f"http://127.0.0.1:9/{landmarks.FAN_FILES[0]}")  # nobody listens there
     with pytest.raises(InputError, match="FAN's weights are missing.*put the file at.*landmarks: onet"):
         landmark_network("fan")
@@ -232,7 +234,7 @@ def test_fan_reads_a_state_dict_and_is_differentiable(tmp_path, monkeypatch):
     torch.save(state, tmp_path / "unnamed")
     digest = hashlib.sha256((tmp_path / "unnamed").read_bytes()).hexdigest()[:10]
     (tmp_path / "unnamed").rename(tmp_path / f"random-{digest}.pth.tar")
-    monkeypatch.setattr(landmarks, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(files, "WEIGHTS", tmp_path)
     monkeypatch.setattr(landmarks, "FAN_FILES", (f"random-{digest}.pth.tar",))
     fan = landmark_network("fan")
     image = torch.rand(1, 3, 64, 64).requires_grad_()
@@ -248,14 +250,14 @@ def test_fan_weights_are_read_from_a_torchscript_archive(tmp_path, monkeypatch):
     torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 3), torch.zeros(1, 2)), tmp_path / "unnamed")
     name = f"net-{hashlib.sha256((tmp_path / 'unnamed').read_bytes()).hexdigest()[:10]}.zip"
     (tmp_path / "unnamed").rename(tmp_path / name)
-    monkeypatch.setattr(landmarks, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(files, "WEIGHTS", tmp_path)
     monkeypatch.setattr(landmarks, "FAN_FILES", (name,))
     assert {key: tuple(v.shape) for key, v in landmarks._fan_weights().items()} == {"weight": (3, 2), "bias": (3,)}
 
 
 def test_faceapi_agrees_with_onet(aligned, onet):
     try:
-        network = landmark_network("faceapi68")
+        network = FaceApiLandmarks()
     except InputError as reason:
         pytest.skip(f"the npm package is not at hand: {reason}")
     image = tensor(aligned["astronaut"][0])
@@ -268,5 +270,5 @@ def test_faceapi_agrees_with_onet(aligned, onet):
 
 
 def test_there_is_no_other_network():
-    with pytest.raises(InputError, match="onet, fan, faceapi68"):
+    with pytest.raises(InputError, match="onet, fan"):
         landmark_network("dlib")

@@ -8,9 +8,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cartoonlib import data, landmarks, metrics, sources
-from cartoonlib.metrics import Evaluator, flatness, frechet, kid, landmark_errors, mean_estimate
-from cartoonlib.paths import InputError
+from cartoonlib import landmarks
+from cartoonlib.dataset import catalogue
+from cartoonlib.dataset.faces import align
+from cartoonlib.files import InputError
+from cartoonlib.images import center_crop
+from cartoonlib.report import london, metrics
+from cartoonlib.report.metrics import Evaluator, flatness, frechet, kid, landmark_errors, mean_estimate
 
 
 def normal(n, d, seed=0):
@@ -166,7 +170,7 @@ class BrightPoints(nn.Module):
 
 @pytest.fixture(scope="module")
 def evaluator(face_set, cartoon_set, lite0):
-    photos, cartoons = (data.center_crop(images.images, 32) for images in (face_set, cartoon_set))
+    photos, cartoons = (center_crop(images.images, 32) for images in (face_set, cartoon_set))
     return Evaluator(photos, cartoons, lite0, lite0, BrightPoints())
 
 
@@ -207,29 +211,29 @@ def test_a_row_says_of_each_metric_which_network_saw_what(evaluator, measured):
 
 
 def test_generate_returns_bytes_in_the_order_of_the_photos(face_set):
-    photos = data.center_crop(face_set.images, 32)
+    photos = center_crop(face_set.images, 32)
     assert np.array_equal(metrics.generate(nn.Identity(), photos), photos)
     many = np.concatenate([photos] * 12)  # more than one batch
     assert len(many) > metrics.BATCH and np.array_equal(metrics.generate(nn.Identity(), many), many)
 
 
 def test_points_set_by_hand_follow_their_face(tmp_path, monkeypatch):
-    source = dataclasses.replace(sources.find("london"), folder=str(tmp_path))
-    monkeypatch.setattr(sources, "find", lambda name: source)
-    assert metrics.hand_made_points(64) is None
+    source = dataclasses.replace(catalogue.find("london"), folder=str(tmp_path))
+    monkeypatch.setattr(catalogue, "find", lambda name: source)
+    assert london.hand_made_points(64) is None
     astronaut = skimage.data.astronaut()
     Image.fromarray(astronaut).save(tmp_path / "one.jpg", quality=95)
     (face,) = landmarks.detect_faces([astronaut])[0][:1]
     points = np.zeros((189, 2))
     points[[18, 22, 23, 27, 55, 87, 93]] = face.points[[0, 0, 1, 1, 2, 3, 4]] - 0.5  # there, 0 is a pixel's centre
     (tmp_path / "points189.json").write_text(json.dumps({"one": points.tolist()}))
-    pictures, truth = metrics.hand_made_points(64)
-    aligned = landmarks.align(astronaut, face.points, 64)[1]
+    pictures, truth = london.hand_made_points(64)
+    aligned = align(astronaut, face.points, 64)[1]
     assert pictures.shape == (1, 64, 64, 3)
     assert abs(truth[0] - aligned[[0, 0, 1, 1, 2, 3, 4]]).max() < 0.02  # JPEG moves the detector a little
     width = np.linalg.norm(truth[0, 0] - truth[0, 3])
-    assert metrics.hand_made_errors(truth, truth) == 0
-    assert metrics.hand_made_errors(truth + [width, 0], truth) == pytest.approx(1)
+    assert london.hand_made_errors(truth, truth) == 0
+    assert london.hand_made_errors(truth + [width, 0], truth) == pytest.approx(1)
 
 
 def test_a_style_of_photos_is_questioned(face_set, cartoon_set, lite0):

@@ -5,9 +5,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cartoonlib.networks import Generator, PatchDiscriminator, ResidualBlock, count_parameters
+from cartoonlib.networks import (
+    Generator,
+    PatchDiscriminator,
+    ResidualBlock,
+    count_parameters,
+    load_generator,
+    save_generator,
+)
 from cartoonlib.representations import guided_filter
-from cartoonlib.training import load_generator, save_generator
 
 DEAD_IN_THE_SEED = 64 * 64 * 9 + 64 + 32 * 32 * 9 + 32  # the second convolutions of both up-sampling blocks: 46,176
 

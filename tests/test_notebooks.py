@@ -8,9 +8,9 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from cartoonlib import paths
+from cartoonlib import files
 
-NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
+NOTEBOOKS = sorted(files.NOTEBOOKS.glob("*.ipynb"))
 CHECKED, IGNORED = "nbval-check-output", "nbval-ignore-output"
 NBVAL = ["--nbval-lax", "--nbval-current-env"]  # as in the Makefile
 
@@ -94,7 +94,7 @@ def test_no_path_of_a_machine_is_in_it(notebook):
 
 
 def test_the_makefile_runs_nbval_like_this_test():
-    makefile = (paths.ROOT / "Makefile").read_text()
+    makefile = (files.ROOT / "Makefile").read_text()
     assert all(option in makefile for option in NBVAL)
 
 

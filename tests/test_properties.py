@@ -9,9 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cartoonlib import data, losses, profiles, representations
+from cartoonlib import losses, representations
+from cartoonlib.dataset.batches import Batches
+from cartoonlib.files import InputError
+from cartoonlib.images import to_tensor, to_uint8
 from cartoonlib.networks import Generator
-from cartoonlib.paths import InputError
+from cartoonlib.profile import Profile, profile_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.NonInteractiveExampleWarning")
 FEW = settings(max_examples=25, deadline=None, derandomize=True, database=None)
@@ -27,9 +30,9 @@ def noise(seed: int, *shape: int) -> torch.Tensor:
 @FEW
 @given(PICTURE)
 def test_bytes_survive_the_way_to_the_networks_and_back(images):
-    tensor = data.to_tensor(images)
+    tensor = to_tensor(images)
     assert tensor.shape == (len(images), 3, *images.shape[1:3]) and tensor.abs().max() <= 1
-    assert np.array_equal(data.to_uint8(tensor), images)
+    assert np.array_equal(to_uint8(tensor), images)
 
 
 @pytest.fixture(scope="module")
@@ -82,14 +85,14 @@ VALUES = st.one_of(
     st.none(), st.booleans(), st.integers(-5, 5), st.floats(), st.text(max_size=5), st.lists(st.text(max_size=3), max_size=2),
     st.dictionaries(st.text(max_size=5), st.integers(), max_size=2), st.sampled_from(["x4", "bf16", "slic", "vgg19", "stop"]),
 )  # fmt: skip
-FIELDS = [field.name for field in dataclasses.fields(profiles.Profile)]
+FIELDS = [field.name for field in dataclasses.fields(Profile)]
 
 
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)
 @given(st.dictionaries(st.one_of(st.sampled_from(FIELDS), st.text(max_size=8)), VALUES, max_size=4))
 def test_any_settings_make_a_profile_or_one_sentence(changes):
     try:
-        profile = profiles.from_dict({"name": "any"} | changes)
+        profile = profile_of({"name": "any"} | changes)
     except InputError as problem:
         assert len(str(problem)) > 10 and str(problem).endswith((".", ")", "`?", "?"))
     else:
@@ -102,6 +105,6 @@ def test_any_settings_make_a_profile_or_one_sentence(changes):
 @FEW
 @given(count=st.integers(1, 5), step=st.integers(0, 10**6), seed=st.integers(0, 100))
 def test_batches_are_functions_of_seed_and_step(face_set, count, step, seed):
-    batches = [data.Batches(face_set, 32, count, seed) for _ in range(2)]
+    batches = [Batches(face_set, 32, count, seed) for _ in range(2)]
     first, second = (batch(step) for batch in batches)
     assert torch.equal(first, second) and first.shape == (count, 3, 32, 32) and first.abs().max() <= 1

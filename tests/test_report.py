@@ -12,8 +12,16 @@ from conftest import TINY
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
 
-from cartoonlib import data, figures, metrics, networks, paths, report, training
-from cartoonlib.paths import InputError
+from cartoonlib import files, networks
+from cartoonlib.dataset.sets import Sets
+from cartoonlib.files import InputError
+from cartoonlib.images import center_crop
+from cartoonlib.report import execute as execution
+from cartoonlib.report import figures, metrics, tables
+from cartoonlib.report.book import Report
+from cartoonlib.report.execute import execute, reproduce
+from cartoonlib.report.page import join
+from cartoonlib.runs import training
 
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 
@@ -33,55 +41,55 @@ def folder_of(path, count):
 
 
 def test_own_folders_are_named_by_their_last_part_and_must_hold_enough(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "PROCESSED", tmp_path / "processed")
+    monkeypatch.setattr(files, "PROCESSED", tmp_path / "processed")
     styles = [folder_of(tmp_path / "My Comics", 12), folder_of(tmp_path / "b" / "strips", 12)]
-    own = report.Report("smoke", {"styles": styles, "test_fraction": 0.5})
+    own = Report("smoke", {"styles": styles, "test_fraction": 0.5})
     assert list(own.cartoons()) == ["my_comics", "strips"]
-    same = report.Report("smoke", {"styles": [styles[0], styles[0]], "test_fraction": 0.5})
+    same = Report("smoke", {"styles": [styles[0], styles[0]], "test_fraction": 0.5})
     with pytest.raises(InputError, match="the same name"):
         same.cartoons()
-    few = report.Report("smoke", {"styles": [folder_of(tmp_path / "few", 3)], "test_fraction": 0.5})
+    few = Report("smoke", {"styles": [folder_of(tmp_path / "few", 3)], "test_fraction": 0.5})
     with pytest.raises(InputError, match="2 of each are needed"):
         few.cartoons()
 
 
 def test_a_set_of_the_other_kind_is_refused():
     with pytest.raises(InputError, match="toon_head is a set of cartoons, not of faces"):
-        report.Report("smoke", {"faces": ["toon_head"]}).faces()
+        Report("smoke", {"faces": ["toon_head"]}).faces()
 
 
 def test_figures_show_public_domain_first_and_no_face_that_was_trained_on(face_set, monkeypatch):
     manifest = [entry | {"licence": "public domain" if i == 5 else "MIT"} for i, entry in enumerate(face_set.manifest)]
     faces = dataclasses.replace(face_set, manifest=manifest)
-    monkeypatch.setattr(report.Report, "_prepare", lambda self, source, limit, kind: faces)
-    held_out = data.center_crop(faces.images[[5, 4]], TINY.size)
-    assert (report.Report(TINY).shown() == held_out).all()
-    assert len(report.Report(TINY.replace(shown="embedded_faces")).shown()) == len(faces.images)
+    monkeypatch.setattr(Sets, "_prepare", lambda self, source, limit, kind: faces)
+    held_out = center_crop(faces.images[[5, 4]], TINY.size)
+    assert (Report(TINY).shown() == held_out).all()
+    assert len(Report(TINY.replace(shown="embedded_faces")).shown()) == len(faces.images)
     with pytest.raises(InputError, match="not trained on"):
-        report.Report(TINY.replace(shown="embedded_faces", faces=("embedded_faces",))).shown()
+        Report(TINY.replace(shown="embedded_faces", faces=("embedded_faces",))).shown()
 
 
 @pytest.mark.parametrize("shown, folder", [("", "figures"), ("embedded_faces", "figures/private")])
 def test_pictures_of_sets_that_are_not_shown_stay_out_of_the_notebook(
     shown, folder, tmp_path, monkeypatch, face_photos
 ):
-    monkeypatch.setattr(paths, "RESULTS", tmp_path)
+    monkeypatch.setattr(files, "RESULTS", tmp_path)
     displayed = []
     monkeypatch.setattr("IPython.display.display", displayed.append)
-    report.Report(TINY.replace(shown=shown)).figure("faces", figures.contact_sheet(face_photos), of_the_sets=True)
+    Report(TINY.replace(shown=shown)).figure("faces", figures.contact_sheet(face_photos), of_the_sets=True)
     assert (tmp_path / "tiny" / folder / "faces.png").is_file() and len(displayed) == (shown == "")
 
 
 def test_a_published_generator_draws_what_the_run_does_and_has_a_card(
     tmp_path, monkeypatch, face_set, cartoon_set, face_photos
 ):
-    monkeypatch.setattr(paths, "RESULTS", tmp_path)
+    monkeypatch.setattr(files, "RESULTS", tmp_path)
     run = training.train(TINY, tmp_path / "tiny" / "runs", face_set, cartoon_set, "drawn", progress=lambda line: None)
     row = dict.fromkeys(("style", "variant", "group", "features", "code"), "drawn") | {"steps": 8, "seed": 0, "n": 2}
-    rows = [row | {"metric": metric, "value": 1.0, "low": 0.5, "high": 2.0} for metric in report.README_METRICS]
-    report.Report(TINY).numbers("train", {"drawn": {"weights": {"texture": 3.5, "surface": 0.25}}})
-    path = report.Report(TINY).publish("drawn", run, rows, cartoon_set, face_set)
-    published = training.load_generator(path)
+    rows = [row | {"metric": metric, "value": 1.0, "low": 0.5, "high": 2.0} for metric in tables.README_METRICS]
+    Report(TINY).numbers("train", {"drawn": {"weights": {"texture": 3.5, "surface": 0.25}}})
+    path = Report(TINY).publish("drawn", run, rows, cartoon_set, face_set)
+    published = networks.load_generator(path)
     difference = metrics.generate(published, face_photos).astype(int) - metrics.generate(run.generator(), face_photos)
     assert abs(difference).max() <= 2 and path.stat().st_size < 2.1 * networks.count_parameters(networks.Generator())
     card = path.with_suffix(".md").read_text()
@@ -101,46 +109,46 @@ def test_an_unknown_profile_ends_with_one_sentence():
 def test_all_notebooks_run_and_the_one_that_draws_photos_comes_last(tmp_path, monkeypatch):
     """It draws with the generators that notebook 05 publishes."""
     order = []
-    monkeypatch.setattr(paths, "RESULTS", tmp_path)
-    monkeypatch.setattr(report, "execute", lambda notebook, target, profile: order.append(notebook.name))
-    monkeypatch.setattr(report, "join", lambda profile: tmp_path / profile / "report.html")
-    report.reproduce("smoke")
-    assert order == [*(path.name for path in sorted(paths.NOTEBOOKS.glob("0[1-9]*"))), "00_cartoonize.ipynb"]
+    monkeypatch.setattr(files, "RESULTS", tmp_path)
+    monkeypatch.setattr(execution, "execute", lambda notebook, target, profile: order.append(notebook.name))
+    monkeypatch.setattr(execution, "join", lambda profile: tmp_path / profile / "report.html")
+    reproduce("smoke")
+    assert order == [*(path.name for path in sorted(files.NOTEBOOKS.glob("0[1-9]*"))), "00_cartoonize.ipynb"]
 
 
 def test_a_notebook_that_stops_leaves_the_last_whole_one_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(files, "NOTEBOOKS", tmp_path)
     target = notebook(tmp_path / "out" / "01.ipynb", "1")
     before = target.read_bytes()
     broken = notebook(
         tmp_path / "01.ipynb",
-        "from cartoonlib.paths import InputError\nraise InputError('The folder is empty: put photos into it.')",
+        "from cartoonlib.files import InputError\nraise InputError('The folder is empty: put photos into it.')",
     )
     with pytest.raises(InputError, match="stopped in cell 2: The folder is empty: put photos into it"):
-        report.execute(broken, target, "smoke")
+        execute(broken, target, "smoke")
     assert target.read_bytes() == before
 
 
 def test_a_dead_kernel_is_one_sentence_and_the_last_whole_notebook_stays(tmp_path, monkeypatch):
     """As when the system kills it for want of memory: no Python of that kernel can say so."""
-    monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path)
-    monkeypatch.setattr(report.profiles, "load", lambda _name: TINY)
+    monkeypatch.setattr(files, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(execution, "load_profile", lambda _name: TINY)
     target = notebook(tmp_path / "out" / "01.ipynb", "1")
     before = target.read_bytes()
     dying = notebook(tmp_path / "01.ipynb", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
     with pytest.raises(InputError, match="01.ipynb died, most likely for want of memory: halve `batch: 2` in the prof"):
-        report.execute(dying, target, "tiny")
+        execute(dying, target, "tiny")
     assert target.read_bytes() == before
 
 
 def test_a_notebook_that_ends_is_kept_with_its_profile(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(files, "NOTEBOOKS", tmp_path)
     target = tmp_path / "out" / "01.ipynb"
     source = notebook(tmp_path / "01.ipynb", "profile = 'smoke'", "print(profile)")
     content = nbformat.read(source, as_version=4)
     content.cells[0].metadata["tags"] = ["parameters"]
     nbformat.write(content, source)
-    report.execute(source, target, "quick")
+    execute(source, target, "quick")
     executed = nbformat.read(target, as_version=4)
     assert executed.cells[-1].outputs[0].text == "quick\n" and executed.cells[1].id == "injected"
     assert [path.name for path in target.parent.iterdir()] == ["01.ipynb"]
@@ -148,10 +156,10 @@ def test_a_notebook_that_ends_is_kept_with_its_profile(tmp_path, monkeypatch):
 
 def test_an_executed_notebook_says_nothing_of_where_and_when_it_ran(tmp_path, monkeypatch):
     """So it can be kept in git."""
-    monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path)
-    lines = "from cartoonlib import paths\nprint('in', paths.RESULTS / 'quick', paths.ROOT / 'data')"
+    monkeypatch.setattr(files, "NOTEBOOKS", tmp_path)
+    lines = "from cartoonlib import files\nprint('in', files.RESULTS / 'quick', files.ROOT / 'data')"
     target = tmp_path / "out" / "01.ipynb"
-    report.execute(notebook(tmp_path / "01.ipynb", "profile = 'smoke'", lines), target, "quick")
+    execute(notebook(tmp_path / "01.ipynb", "profile = 'smoke'", lines), target, "quick")
     content = nbformat.read(target, as_version=4)
     assert content.cells[-1].outputs[0].text == "in results/quick data\n"
     assert set(content.metadata) == {"kernelspec", "language_info"}
@@ -160,18 +168,18 @@ def test_an_executed_notebook_says_nothing_of_where_and_when_it_ran(tmp_path, mo
 
 
 def test_the_page_is_one_file_with_all_notebooks(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "RESULTS", tmp_path)
+    monkeypatch.setattr(files, "RESULTS", tmp_path)
     for name in ("02_b", "01_a"):
         cell = new_code_cell("1 + 1", outputs=[new_output("stream", text=f"output of {name}")])
         path = tmp_path / "quick" / "notebooks" / f"{name}.ipynb"
         path.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(new_notebook(cells=[cell], metadata=KERNEL), path)
-    page = report.join("quick").read_text()
+    page = join("quick").read_text()
     assert 0 < page.index("output of 01_a") < page.index("output of 02_b")
     assert 'src="http' not in page and 'rel="stylesheet" href="http' not in page
 
 
 def test_joining_nothing_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "RESULTS", tmp_path)
+    monkeypatch.setattr(files, "RESULTS", tmp_path)
     with pytest.raises(InputError, match="make reproduce PROFILE=quick"):
-        report.join("quick")
+        join("quick")

@@ -5,8 +5,13 @@ import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cartoonlib.representations import (
-    COLOR_SHIFT_RANGES, box_mean, color_shift_weights, guided_filter, surface, texture,
-)  # fmt: skip
+    COLOR_SHIFT_RANGES,
+    box_mean,
+    color_shift_weights,
+    guided_filter,
+    surface,
+    texture,
+)
 
 
 def rng(seed=0):

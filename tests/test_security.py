@@ -11,10 +11,13 @@ import torch
 import yaml
 from safetensors import SafetensorError
 
-from cartoonlib import data, paths, profiles, sources, training
-from cartoonlib.paths import InputError
+from cartoonlib import files, networks
+from cartoonlib.dataset import downloads
+from cartoonlib.dataset.prepare import ImageSet
+from cartoonlib.files import InputError
+from cartoonlib.profile import load_profile
 
-SOURCES = sorted((paths.ROOT / "cartoonlib").glob("*.py"))
+SOURCES = sorted((files.ROOT / "cartoonlib").glob("*.py"))
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load", "yaml.full_load"}
 
@@ -51,10 +54,10 @@ def test_a_generator_file_that_is_a_pickle_is_not_opened(tmp_path):
     path = tmp_path / "generator.safetensors"
     path.write_bytes(pickle.dumps(Evil(tmp_path / "evil")))
     with pytest.raises(SafetensorError):
-        training.load_generator(path)
+        networks.load_generator(path)
     torch.save({"state": Evil(tmp_path / "evil")}, path)
     with pytest.raises(SafetensorError):
-        training.load_generator(path)
+        networks.load_generator(path)
     assert not (tmp_path / "evil").exists()
 
 
@@ -63,22 +66,22 @@ def test_a_prepared_set_that_holds_a_pickle_is_not_opened(tmp_path):
     np.save(tmp_path / "points.npy", np.zeros((1, 5, 2)))
     np.save(tmp_path / "images.npy", np.array([Evil(tmp_path / "evil")], object), allow_pickle=True)
     with pytest.raises(InputError, match="damaged"):
-        data.ImageSet.load(tmp_path)
+        ImageSet.load(tmp_path)
     assert not (tmp_path / "evil").exists()
 
 
 def test_a_profile_cannot_make_objects(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "PROFILES", tmp_path)
+    monkeypatch.setattr(files, "PROFILES", tmp_path)
     (tmp_path / "evil.yaml").write_text(f"faces: !!python/object/apply:os.mkdir ['{tmp_path / 'made'}']\n")
     with pytest.raises(InputError, match="is not valid YAML"):
-        profiles.load("evil")
+        load_profile("evil")
     assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.parametrize("name", ["../quick", "/etc/passwd", "quick\0", "..", ""])
 def test_the_name_of_a_profile_is_no_path(name):
     with pytest.raises(InputError, match="There is no profile"):
-        profiles.load(name)
+        load_profile(name)
 
 
 def test_names_in_a_manifest_are_never_opened():
@@ -89,16 +92,16 @@ def test_names_in_a_manifest_are_never_opened():
 
 
 def test_what_is_fetched_is_named_with_its_hash():
-    entries = yaml.safe_load((paths.ROOT / "data" / "sources.yaml").read_text())
+    entries = yaml.safe_load((files.ROOT / "data" / "sources.yaml").read_text())
     for entry in entries.values():
         for package in entry.get("packages", []):
             assert re.fullmatch("[0-9a-f]{64}", package["sha256"])
-    for line in (paths.ROOT / "requirements.lock").read_text().split("\n\n"):
+    for line in (files.ROOT / "requirements.lock").read_text().split("\n\n"):
         assert all("--hash=sha256:" in block for block in re.split(r"\n(?=\S)", line) if "==" in block.split("\n")[0])
-    assert "check_hash" in (paths.ROOT / "cartoonlib" / "features.py").read_text()
-    assert sources.npm_package.__doc__ and "SHA-256" in sources.npm_package.__doc__
+    assert "check_hash" in (files.ROOT / "cartoonlib" / "features.py").read_text()
+    assert downloads.npm_package.__doc__ and "SHA-256" in downloads.npm_package.__doc__
 
 
 def test_jupyterlab_listens_on_loopback_with_its_token():
-    (line,) = [line for line in (paths.ROOT / "Makefile").read_text().splitlines() if "/jupyter lab " in line]
+    (line,) = [line for line in (files.ROOT / "Makefile").read_text().splitlines() if "/jupyter lab " in line]
     assert "--ip=127.0.0.1" in line and "token" not in line and "allow" not in line

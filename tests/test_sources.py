@@ -9,8 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from cartoonlib import paths, sources
-from cartoonlib.paths import InputError
+from cartoonlib import files
+from cartoonlib.dataset import catalogue, downloads
+from cartoonlib.dataset.prepare import prepare
+from cartoonlib.files import InputError
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 CHUNK = 2**16  # what the downloader writes at a time
@@ -18,7 +20,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 def test_every_set_says_what_whence_and_under_which_licence():
-    named = sources.sources()
+    named = catalogue.sources()
     assert {"embedded_faces", "toon_head", "adventurer", "personas"} <= set(named)
     assert {"ffhq_thumbnails128", "utkface", "hayao", "paprika", "shinkai", "summerwar"} <= set(named)
     for source in named.values():
@@ -30,15 +32,15 @@ def test_every_set_says_what_whence_and_under_which_licence():
 
 
 def test_find_takes_names_and_paths(tmp_path):
-    assert sources.find("toon_head").kind == "cartoons"
+    assert catalogue.find("toon_head").kind == "cartoons"
     folder = tmp_path / "My Faces!"
     folder.mkdir()
-    assert (sources.find(str(folder)).name, sources.find(str(folder)).kind) == ("my_faces", "faces")
-    assert sources.find(str(folder), "cartoons").kind == "cartoons"
+    assert (catalogue.find(str(folder)).name, catalogue.find(str(folder)).kind) == ("my_faces", "faces")
+    assert catalogue.find(str(folder), "cartoons").kind == "cartoons"
     with pytest.raises(InputError, match="not of 'landscapes'"):
-        sources.find(str(folder), "landscapes")
+        catalogue.find(str(folder), "landscapes")
     with pytest.raises(InputError, match="neither a set"):
-        sources.find(str(tmp_path / "absent"))
+        catalogue.find(str(tmp_path / "absent"))
 
 
 # --- archives ------------------------------------------------------------------------------------------------------
@@ -59,26 +61,26 @@ def archive(path, members):
 
 def test_unpack_takes_the_listed_members_only(tmp_path):
     made = archive(tmp_path / "p.tgz", {"package/a/1.jpg": b"1", "package/a/2.js": b"2", "package/LICENSE": b"3"})
-    sources.unpack(made, tmp_path / "out", ["LICENSE", "a/*.jpg"])
+    downloads.unpack(made, tmp_path / "out", ["LICENSE", "a/*.jpg"])
     found = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
     assert found == ["a/1.jpg"] and (tmp_path / "out" / "LICENSE").read_bytes() == b"3"
     with pytest.raises(InputError, match="does not hold b"):
-        sources.unpack(made, tmp_path / "other", ["b"])
+        downloads.unpack(made, tmp_path / "other", ["b"])
 
 
 @pytest.mark.parametrize("name", ["package/../../evil.jpg", "package//tmp/evil.jpg", "package/link.jpg"])
 def test_unpack_refuses_members_that_leave_the_folder(tmp_path, name):
     made = archive(tmp_path / "p.tgz", {name: None if "link" in name else b"evil"})
     with pytest.raises(InputError, match="unsafe member"):
-        sources.unpack(made, tmp_path / "deep" / "out", ["*.jpg"])
+        downloads.unpack(made, tmp_path / "deep" / "out", ["*.jpg"])
     assert [path.name for path in tmp_path.rglob("*")] == ["p.tgz"]
 
 
 def test_an_archive_with_a_wrong_hash_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "PACKAGES", tmp_path)
+    monkeypatch.setattr(files, "PACKAGES", tmp_path)
     archive(tmp_path / "admin-lte-4.10.0.tgz", {"package/dist/assets/img/user1-128x128.jpg": b"1"})
     with pytest.raises(InputError, match="SHA-256"):
-        sources.npm_package("admin-lte")
+        downloads.npm_package("admin-lte")
     assert [path.name for path in tmp_path.glob("[!.]*")] == ["admin-lte-4.10.0.tgz"]
 
 
@@ -101,20 +103,19 @@ def video(path, scenes, seconds_each=2, rate=10):
 
 
 def test_a_video_becomes_cartoons_without_repeated_frames(tmp_path, monkeypatch):
-    from cartoonlib import data
 
-    monkeypatch.setattr(paths, "PROCESSED", tmp_path / "processed")
+    monkeypatch.setattr(files, "PROCESSED", tmp_path / "processed")
     film = video(tmp_path / "film.mp4", scenes=4)
-    images = data.prepare(str(film), 64, test_fraction=0.25, progress=lambda message: None)
+    images = prepare(str(film), 64, test_fraction=0.25, progress=lambda message: None)
     assert images.kind == "cartoons" and len(images.images) == 4
     assert len(images.rejected) == 12 and all("duplicate: " in item["reason"] for item in images.rejected)
-    few = data.prepare(str(film), 64, limit=2, test_fraction=0.25, progress=lambda message: None)
+    few = prepare(str(film), 64, limit=2, test_fraction=0.25, progress=lambda message: None)
     assert [entry["file"] for entry in few.manifest] == ["film.mp4@0.00s", "film.mp4@4.00s"]
     with pytest.raises(InputError, match="a video becomes cartoons"):
-        sources.find(str(film), "faces")
+        catalogue.find(str(film), "faces")
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     with pytest.raises(InputError, match="cannot be read as a video"):
-        data.prepare(str(tmp_path / "broken.mp4"), 64, test_fraction=0.25)
+        prepare(str(tmp_path / "broken.mp4"), 64, test_fraction=0.25)
 
 
 # --- downloads -----------------------------------------------------------------------------------------------------
@@ -157,25 +158,25 @@ def server():
 def test_download_once(server, tmp_path):
     target = tmp_path / "new" / "file.bin"
     for _ in range(2):
-        assert sources.download(f"{server.url}/file", target, SHA256).read_bytes() == CONTENT
+        assert downloads.download(f"{server.url}/file", target, SHA256).read_bytes() == CONTENT
     assert server.ranges == [None]
-    assert sources.download(f"{server.url}/file", tmp_path / "short", SHA256[:10]).read_bytes() == CONTENT
+    assert downloads.download(f"{server.url}/file", tmp_path / "short", SHA256[:10]).read_bytes() == CONTENT
 
 
 def test_download_resumes_within_a_call_and_in_the_next(server, tmp_path):
     target = tmp_path / "file.bin"
     server.cuts = [2 * CHUNK, CHUNK]
-    sources.download(f"{server.url}/file", target, SHA256)
+    downloads.download(f"{server.url}/file", target, SHA256)
     assert target.read_bytes() == CONTENT
     assert server.ranges == [None, f"bytes={2 * CHUNK}-", f"bytes={3 * CHUNK}-"]
 
     target.unlink()
     server.ranges.clear()
-    server.cuts = [0] + [CHUNK] * (sources.ATTEMPTS - 2) + [0]
+    server.cuts = [0] + [CHUNK] * (downloads.ATTEMPTS - 2) + [0]
     with pytest.raises(InputError, match="broke off"):
-        sources.download(f"{server.url}/file", target, SHA256)
+        downloads.download(f"{server.url}/file", target, SHA256)
     assert [path.name for path in tmp_path.iterdir()] == ["file.bin.part"]
-    sources.download(f"{server.url}/file", target, SHA256)
+    downloads.download(f"{server.url}/file", target, SHA256)
     assert target.read_bytes() == CONTENT and server.ranges[-1] == f"bytes={3 * CHUNK}-"
     assert [path.name for path in tmp_path.iterdir()] == ["file.bin"]
 
@@ -183,24 +184,24 @@ def test_download_resumes_within_a_call_and_in_the_next(server, tmp_path):
 def test_download_takes_a_complete_part_and_replaces_a_wrong_one(server, tmp_path):
     target, part = tmp_path / "file.bin", tmp_path / "file.bin.part"
     part.write_bytes(CONTENT)
-    sources.download(f"{server.url}/file", target, SHA256)
+    downloads.download(f"{server.url}/file", target, SHA256)
     target.unlink()
     part.write_bytes(b"something else")
-    sources.download(f"{server.url}/file", target, SHA256)
+    downloads.download(f"{server.url}/file", target, SHA256)
     target.unlink()
     server.obeys_ranges = False
     part.write_bytes(CONTENT[:1000])
-    sources.download(f"{server.url}/file", target, SHA256)
+    downloads.download(f"{server.url}/file", target, SHA256)
     assert target.read_bytes() == CONTENT and not part.exists()
 
 
 def test_a_wrong_hash_leaves_nothing_behind(server, tmp_path):
     with pytest.raises(InputError, match="SHA-256"):
-        sources.download(f"{server.url}/file", tmp_path / "file.bin", "0" * 64)
+        downloads.download(f"{server.url}/file", tmp_path / "file.bin", "0" * 64)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_missing_file_is_one_sentence(server, tmp_path):
     with pytest.raises(InputError, match="404"):
-        sources.download(f"{server.url}/missing", tmp_path / "file.bin", SHA256)
+        downloads.download(f"{server.url}/missing", tmp_path / "file.bin", SHA256)
     assert not list(tmp_path.iterdir())

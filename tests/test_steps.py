@@ -20,9 +20,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cartoonlib import data, landmarks, losses, representations, steps, superpixels
-from cartoonlib.profiles import Profile
-from cartoonlib.training import Run, train
+from cartoonlib import landmarks, losses, representations, superpixels
+from cartoonlib.dataset.batches import Batches
+from cartoonlib.profile import Profile
+from cartoonlib.runs import training
+from cartoonlib.runs.store import Run
+from cartoonlib.runs.training import train
+from cartoonlib.step import TrainStep, _adam
 
 TINY = conftest.TINY.replace(pretrain_steps=2, train_steps=4, checkpoint_every=2)
 
@@ -60,14 +64,14 @@ def move(network: nn.Module, device: str) -> None:
 @pytest.fixture
 def fake_step():
     """A function that gives a step and its inputs as fake tensors: they have shape and device, and no values."""
-    step = steps.TrainStep(TINY.replace(step="eager"), steps.make_accelerator(TINY))
+    step = TrainStep(TINY.replace(step="eager"), training.make_accelerator(TINY))
 
-    def move_to(device: str) -> tuple[steps.TrainStep, tuple]:
+    def move_to(device: str) -> tuple[TrainStep, tuple]:
         step.device = torch.device(device)
         for network in (step.generator, step.d_surface, step.d_texture, step.ema, step.perceptual, step.points):
             move(network, device)
-        step.g_optimizer = steps._adam(1e-3, step.generator)
-        step.d_optimizer = steps._adam(1e-3, step.d_surface, step.d_texture)
+        step.g_optimizer = _adam(1e-3, step.generator)
+        step.d_optimizer = _adam(1e-3, step.d_surface, step.d_texture)
         photo = torch.empty(2, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
         return step, (photo, torch.empty_like(photo), torch.empty(1, 3, 1, 1, device=device))
 
@@ -114,7 +118,7 @@ def test_a_backward_pass_depends_on_no_value(fake_step):
 
 def test_batches_are_made_on_the_gpu_from_bytes_that_lie_there(fake_gpu, face_set):
     with FakeTensorMode(allow_non_fake_inputs=True):
-        batches = data.Batches(face_set, 32, 4, seed=0, device="cuda")
+        batches = Batches(face_set, 32, 4, seed=0, device="cuda")
         batches(0)
         with BetweenDevices() as copies:
             batch = batches(1)
@@ -123,8 +127,8 @@ def test_batches_are_made_on_the_gpu_from_bytes_that_lie_there(fake_gpu, face_se
 
 
 def test_bytes_on_the_device_give_the_same_batch(face_set):
-    host = data.Batches(face_set, 32, 4, seed=0)
-    device = data.Batches(face_set, 32, 4, seed=0)
+    host = Batches(face_set, 32, 4, seed=0)
+    device = Batches(face_set, 32, 4, seed=0)
     device._store = torch.from_numpy(face_set.part("train"))
     assert torch.equal(host(3), device(3))
 
@@ -148,7 +152,7 @@ def test_the_perceptual_losses_look_at_every_nth_image(monkeypatch, faces_tensor
     grey = torch.full((1, 3, 1, 1), 1 / 3)
 
     def losses_of(every, images):
-        step = steps.TrainStep(TINY.replace(perceptual_every=every), steps.make_accelerator(TINY))
+        step = TrainStep(TINY.replace(perceptual_every=every), training.make_accelerator(TINY))
         return step(images, images, grey)
 
     whole, second, third, half = losses_of(1, photo), losses_of(2, photo), losses_of(3, photo), losses_of(1, photo[::2])
@@ -167,7 +171,7 @@ def one_step(faces_tensor, monkeypatch):
     """A function that makes one step from two faces: the step, what went through `early`, and the losses."""
 
     def run(side=32, **changes):
-        step, seen = steps.TrainStep(TINY.replace(size=side, **changes), steps.make_accelerator(TINY)), []
+        step, seen = TrainStep(TINY.replace(size=side, **changes), training.make_accelerator(TINY)), []
         of = step.perceptual.early
 
         def early(images):
@@ -213,17 +217,17 @@ def test_the_colour_term_is_graded_unless_the_profile_says_otherwise(one_step):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
 def test_a_graph_that_cannot_be_had_is_said_and_done_without():
     said = []
-    step = steps.TrainStep(TINY.replace(step="graph"), steps.make_accelerator(TINY), progress=said.append)
+    step = TrainStep(TINY.replace(step="graph"), training.make_accelerator(TINY), progress=said.append)
     assert said == ["no CUDA graph, because there is no GPU: steps run one operation at a time"]
     assert step.how == "eager"
-    steps.TrainStep(TINY, steps.make_accelerator(TINY), progress=said.append)  # auto does not complain
+    TrainStep(TINY, training.make_accelerator(TINY), progress=said.append)  # auto does not complain
     assert len(said) == 1
 
 
 def run_steps(profile, sets, count=8):
     """Losses of some steps, and the weights after them."""
-    step = steps.TrainStep(profile, steps.make_accelerator(profile), progress=print)
-    photos, drawings = (data.Batches(images, 32, 2, seed, step.device) for seed, images in enumerate(sets))
+    step = TrainStep(profile, training.make_accelerator(profile), progress=print)
+    photos, drawings = (Batches(images, 32, 2, seed, step.device) for seed, images in enumerate(sets))
     grey = representations.color_shift_weights(torch.Generator().manual_seed(0)).to(step.device)
     rows = [torch.stack(list(step(photos(i), drawings(i), grey).values())).clone() for i in range(count)]
     return step, torch.stack(rows)
@@ -236,7 +240,7 @@ def test_a_cuda_graph_does_what_the_eager_step_does(face_set, cartoon_set):
     assert step.how == "CUDA graph"
     networks = [part for part in step.parts.values() if isinstance(part, nn.Module)]
     weights = [copy.deepcopy(network.state_dict()) for network in networks]
-    photo, cartoon = (data.Batches(images, 32, 2, 0, step.device)(99) for images in (face_set, cartoon_set))
+    photo, cartoon = (Batches(images, 32, 2, 0, step.device)(99) for images in (face_set, cartoon_set))
     grey = representations.color_shift_weights(torch.Generator().manual_seed(99)).to(step.device)
     replayed = {name: value.clone() for name, value in step(photo, cartoon, grey).items()}
     for network, before in zip(networks, weights):
@@ -258,14 +262,14 @@ def test_a_capture_that_fails_is_said_and_the_step_goes_on(monkeypatch, face_set
         def __exit__(self, *error):
             pass
 
-    monkeypatch.setattr(steps.TrainStep, "_can_graph", lambda self, accelerator: self.profile.step != "eager")
-    monkeypatch.setattr(steps.TrainStep, "_before_capture", steps.TrainStep._update)
+    monkeypatch.setattr(TrainStep, "_can_graph", lambda self, accelerator: self.profile.step != "eager")
+    monkeypatch.setattr(TrainStep, "_before_capture", TrainStep._update)
     streams = []
     for name in ("Stream", "CUDAGraph"):
         monkeypatch.setattr(torch.cuda, name, lambda: None)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: "the one before")
     monkeypatch.setattr(torch.cuda, "set_stream", streams.append)
-    monkeypatch.setattr(steps, "_adam", lambda *arguments, capturable=False, adam=steps._adam: adam(*arguments))
+    monkeypatch.setattr("cartoonlib.step._adam", lambda *arguments, capturable=False, adam=_adam: adam(*arguments))
     monkeypatch.setattr(torch.cuda, "graph", Broken)
     said = []
     monkeypatch.setattr("builtins.print", said.append)
@@ -281,13 +285,15 @@ def test_a_capture_that_fails_is_said_and_the_step_goes_on(monkeypatch, face_set
 JOB = """
 import json, os, signal, sys
 import numpy as np, torch
-from cartoonlib import data, profiles, training
+from cartoonlib.dataset.prepare import ImageSet
+from cartoonlib.profile import profile_of
+from cartoonlib.runs import training
 torch.set_num_threads(1)
 
 def image_set(kind):
     images, split = np.load(f"{kind}.npy"), json.load(open(f"{kind}.json"))
     points = np.full((len(images), 5, 2), np.nan, np.float32)
-    return data.ImageSet(kind, kind, kind, "", images, points, [{"split": s} for s in split], [], f"hash of {kind}")
+    return ImageSet(kind, kind, kind, "", images, points, [{"split": s} for s in split], [], f"hash of {kind}")
 
 settings, runs, kill_at = json.loads(sys.argv[1]), training.Path(sys.argv[2]), int(sys.argv[3])
 step_of, calls = torch.optim.Adam.step, []
@@ -300,7 +306,7 @@ def step(self, *arguments):
 
 torch.optim.Adam.step = step
 sets = image_set("faces"), image_set("cartoons")
-training.train(profiles.from_dict(settings), runs, *sets, "drawn", progress=lambda line: None)
+training.train(profile_of(settings), runs, *sets, "drawn", progress=lambda line: None)
 """
 
 

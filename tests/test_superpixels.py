@@ -8,21 +8,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cartoonlib import superpixels
-from cartoonlib.representations import structure
-from cartoonlib.superpixels import (
+from cartoonlib.bench.segmentation import (
     boundary_recall,
     explained_variance,
-    fill,
     fill_segments,
-    rgb_to_lab,
-    segment_felzenszwalb,
     segment_slic,
-    slic,
-    slic_grid,
-    smooth,
     undersegmentation_error,
-)  # fmt: skip
-
+)
+from cartoonlib.representations import structure
+from cartoonlib.superpixels import fill, rgb_to_lab, segment_felzenszwalb, slic, slic_grid, smooth
 
 SEGMENTATIONS = {"slic": segment_slic, "felzenszwalb": segment_felzenszwalb}
 

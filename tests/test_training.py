@@ -11,13 +11,18 @@ import torch
 from conftest import TINY, silent
 from safetensors import safe_open
 
-from cartoonlib import checkpoints, data, guards, losses, metrics, steps, training
-from cartoonlib.guards import TrainingStopped
-from cartoonlib.networks import Generator, count_parameters
-from cartoonlib.paths import InputError
-from cartoonlib.profiles import LOSSES
-from cartoonlib.steps import pick_dtype
-from cartoonlib.training import Run, load_generator, pretrain, train
+from cartoonlib import features, losses
+from cartoonlib.dataset.batches import Batches
+from cartoonlib.device import pick_dtype
+from cartoonlib.files import InputError
+from cartoonlib.networks import Generator, count_parameters, load_generator
+from cartoonlib.profile import LOSSES
+from cartoonlib.report import metrics
+from cartoonlib.runs import store, training
+from cartoonlib.runs.guards import TrainingStopped
+from cartoonlib.runs.store import Run
+from cartoonlib.runs.training import pretrain, train
+from cartoonlib.step import build_generator
 
 
 def log_without_seconds(folder):
@@ -31,14 +36,14 @@ def snapshot(folder):
 
 def break_at(monkeypatch, step: int):
     """Training stops short when it asks for the photos of this step, as if Ctrl-C had been pressed."""
-    batches = data.Batches.__call__
+    batches = Batches.__call__
 
     def interrupted(self, at):
         if at == step:
             raise KeyboardInterrupt
         return batches(self, at)
 
-    monkeypatch.setattr(data.Batches, "__call__", interrupted)
+    monkeypatch.setattr(Batches, "__call__", interrupted)
 
 
 def keep_checkpoints(monkeypatch) -> list[dict]:
@@ -130,19 +135,19 @@ def test_a_killed_run_goes_on_to_the_same_bits(precision, finished, tmp_path, mo
 
 
 def count_steps(monkeypatch, steps: list):
-    batches = data.Batches.__call__
+    batches = Batches.__call__
 
     def counted(self, step):
         steps.append(step)
         return batches(self, step)
 
-    monkeypatch.setattr(data.Batches, "__call__", counted)
+    monkeypatch.setattr(Batches, "__call__", counted)
 
 
 def test_a_finished_run_returns_at_once_and_touches_nothing(finished, face_set, cartoon_set, monkeypatch):
     folder, run, _ = finished("fp32")
     before = snapshot(folder)
-    monkeypatch.setattr(data.Batches, "__call__", None)  # would fail if anything were trained
+    monkeypatch.setattr(Batches, "__call__", None)  # would fail if anything were trained
     again = train(TINY, folder, face_set, cartoon_set, "drawn", progress=silent)
     other_logs = train(TINY.replace(log_every=5), folder, face_set, cartoon_set, "drawn", progress=silent)
     assert again.folder == other_logs.folder == run.folder and again.summary == run.summary
@@ -151,7 +156,7 @@ def test_a_finished_run_returns_at_once_and_touches_nothing(finished, face_set, 
 
 def test_a_run_of_older_code_is_used_and_said_to_be_so(finished, face_set, cartoon_set, monkeypatch):
     folder, run, _ = finished("fp32")
-    monkeypatch.setattr(training, "code_hash", lambda: "newer")
+    monkeypatch.setattr(store, "code_hash", lambda: "newer")
     lines = []
     assert train(TINY, folder, face_set, cartoon_set, "drawn", progress=lines.append).folder == run.folder
     assert len(lines) == 1 and "another version" in lines[0] and str(run.folder) in lines[0]
@@ -254,11 +259,11 @@ def test_a_style_trains_with_its_own_settings(tmp_path, face_set, cartoon_set):
         train(p, tmp_path, face_set, cartoon_set, "drawn", progress=silent)
         for p in (profile, TINY.replace(**own, style_settings={}))
     )
-    assert run.folder == plain.folder == training.train_folder(profile, tmp_path, face_set, cartoon_set, "drawn")
+    assert run.folder == plain.folder == store.train_folder(profile, tmp_path, face_set, cartoon_set, "drawn")
     assert run.summary["steps"] == 2
     (row,) = run.log()
     assert row["total"] == pytest.approx(sum(getattr(profile.of("drawn"), key) * row[key] for key in LOSSES), rel=1e-4)
-    folders = [training.train_folder(p, tmp_path, face_set, cartoon_set, "other") for p in (profile, TINY)]
+    folders = [store.train_folder(p, tmp_path, face_set, cartoon_set, "other") for p in (profile, TINY)]
     assert folders[0] == folders[1]
 
 
@@ -294,7 +299,7 @@ def test_pretraining_learns(tmp_path, face_set):
 
 def test_training_without_pretraining_is_possible(tmp_path, face_set):
     run = pretrain(TINY.replace(pretrain_steps=0), tmp_path, face_set, silent)
-    untrained = steps.build_generator(TINY).state_dict()
+    untrained = build_generator(TINY).state_dict()
     assert run.log() == [] and all(torch.equal(v, untrained[k]) for k, v in run.generator().state_dict().items())
 
 
@@ -397,13 +402,13 @@ def test_each_update_reaches_its_own_networks_only(tmp_path, monkeypatch, face_s
             return value
 
         monkeypatch.setattr(losses, name, spied)
-    perceptual = steps.features.PERCEPTUAL["efficientnet_lite0"]
+    perceptual = features.PERCEPTUAL["efficientnet_lite0"]
 
     def build():
         frozen.append(perceptual())
         return frozen[-1]
 
-    monkeypatch.setitem(steps.features.PERCEPTUAL, "efficientnet_lite0", build)
+    monkeypatch.setitem(features.PERCEPTUAL, "efficientnet_lite0", build)
     train(TINY.replace(train_steps=1, pretrain_steps=1), tmp_path, face_set, cartoon_set, "drawn", progress=silent)
     of = {name: {id(p) for p in networks[name].parameters()} for name in ("generator", "d_surface", "d_texture")}
     assert reached.pop("adversarial_discriminator") == [of["d_surface"], of["d_texture"]]

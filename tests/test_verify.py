@@ -6,15 +6,16 @@ import sys
 
 import pytest
 
-from cartoonlib import paths, report, verify
+from cartoonlib import files
+from cartoonlib.report import tables, verify
 
-README = (paths.ROOT / "README.md").read_text()
-GENERATORS = paths.ROOT / "results" / "reference" / "generators"
+README = (files.ROOT / "README.md").read_text()
+GENERATORS = files.ROOT / "results" / "reference" / "generators"
 
 
 def committed(name: str) -> dict:
     """A result file as it is in git: your own run may differ."""
-    shown = subprocess.run(["git", "show", f"HEAD:results/{name}"], cwd=paths.ROOT, capture_output=True, text=True)
+    shown = subprocess.run(["git", "show", f"HEAD:results/{name}"], cwd=files.ROOT, capture_output=True, text=True)
     if shown.returncode:
         raise KeyError(f"results/{name}")
     return json.loads(shown.stdout)
@@ -38,7 +39,7 @@ def test_the_readme_tells_what_the_results_in_git_say():
 
 @pytest.mark.parametrize("profile", verify.PROFILES)
 def test_a_changed_table_is_noticed(profile):
-    first = README.index(report.README_MARKERS[0].format(profile))
+    first = README.index(tables.README_MARKERS[0].format(profile))
     place = README.index(" [", first)
     changed = README[: place - 1] + str((int(README[place - 1]) + 1) % 10) + README[place:]
     assert list(problems(changed)) == [f"table of {profile} in the README"]
@@ -88,6 +89,6 @@ def test_a_missing_result_and_one_without_its_origin_are_noticed():
 
 
 def test_the_command_says_what_it_checked():
-    result = subprocess.run([sys.executable, "-m", "cartoonlib.verify"], capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "-m", "cartoonlib.report", "verify"], capture_output=True, text=True)
     lines = [line for line in result.stdout.splitlines() if line.startswith(("ok", "FAILED"))]
     assert len(lines) == 5 + 10 and "Traceback" not in result.stderr

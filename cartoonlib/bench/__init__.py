@@ -1,0 +1,1 @@
+"""How fast all of it is, beside the original code and what the machine can do."""

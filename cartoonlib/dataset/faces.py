@@ -1,0 +1,56 @@
+"""Faces, aligned: turned, scaled and shifted so that eyes, nose and mouth lie at fixed places."""
+
+import math
+
+import numpy as np
+from PIL import Image
+
+from ..files import InputError
+from ..landmarks import CANONICAL
+
+
+def align(image: np.ndarray, points: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Turn, scale and shift a face so that its points lie near CANONICAL (least squares over similarity transforms).
+
+    image: uint8 H x W x 3; points: (5, 2) in pixels. Returns the face, uint8 size x size x 3, its borders reflected,
+    antialiased, and its points (5, 2) float32 in units of the side. Raises InputError when the points coincide.
+    """
+    points = np.asarray(points, np.float64)
+    matrix, offset = _similarity(CANONICAL.astype(np.float64), points)  # aligned (units of the side) -> image (pixels)
+    corners = np.array([[0, 0], [1, 0], [0, 1], [1, 1]]) @ matrix.T + offset
+    first = np.floor(corners.min(axis=0)).astype(int) - 2
+    last = np.ceil(corners.max(axis=0)).astype(int) + 2
+    rows = _reflect(np.arange(first[1], last[1]), image.shape[0])
+    columns = _reflect(np.arange(first[0], last[0]), image.shape[1])
+    region = Image.fromarray(image[rows[:, None], columns])
+    shrink = math.hypot(*matrix[0]) / size  # source pixels per pixel of the result
+    samples = max(1, math.ceil(shrink - 0.05))  # a finer grid, averaged below, is the antialiasing
+    side = size * samples
+    coefficients = np.column_stack((matrix / side, offset - first)).ravel()
+    aligned = region.transform((side, side), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR)
+    return np.asarray(aligned.reduce(samples)), ((points - offset) @ np.linalg.inv(matrix).T).astype(np.float32)
+
+
+def cut_off(points: np.ndarray, height: int, width: int) -> float:
+    """Share of the aligned face that lies outside its H x W picture, where `align` reflects; points (5, 2) in pixels."""
+    matrix, offset = _similarity(CANONICAL.astype(np.float64), np.asarray(points, np.float64))
+    centres = (np.arange(16) + 0.5) / 16
+    grid = np.stack(np.meshgrid(centres, centres), axis=-1) @ matrix.T + offset
+    return float(((grid < 0) | (grid > (width, height))).any(axis=-1).mean())
+
+
+def _similarity(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Least-squares (matrix (2, 2), offset (2,)) without reflection: target ~ source @ matrix.T + offset."""
+    x, y = source - source.mean(axis=0), target - target.mean(axis=0)
+    real, imaginary = (x * y).sum(), (x[:, 0] * y[:, 1] - x[:, 1] * y[:, 0]).sum()
+    a, b = np.array([real, imaginary]) / (x**2).sum()
+    if not math.hypot(a, b) > 1e-3:  # also when a coordinate is not a number
+        raise InputError("The five landmarks of this face coincide or are not numbers: leave the image out.")
+    matrix = np.array([[a, -b], [b, a]])
+    return matrix, target.mean(axis=0) - matrix @ source.mean(axis=0)
+
+
+def _reflect(indices: np.ndarray, length: int) -> np.ndarray:
+    """Indices of any value, reflected at both borders (the border pixel repeats) into [0, length)."""
+    indices = indices % (2 * length)
+    return np.minimum(indices, 2 * length - 1 - indices)

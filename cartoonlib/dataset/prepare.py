@@ -1,0 +1,212 @@
+"""Prepared sets: sources -> aligned faces and cartoons -> uint8 arrays with a manifest.
+
+A prepared set is a folder PROCESSED/<set>-<size>-<key> with `images.npy` (uint8, N x S x S x 3, S = 1.125 times the
+size, so that training can crop), `points.npy` (float32, N x 5 x 2) and `manifest.json`. It appears whole or not at all,
+and the key changes with every setting, so that nothing is prepared twice and nothing old is used by mistake.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from .. import files
+from ..files import InputError
+from .catalogue import Source, find, fingerprint
+from .duplicates import NearDuplicates
+from .origins import raw_images
+from .squares import Reject, squares
+
+VERSION = 2  # of the preparation: raise it when the same raw images would give other arrays
+MARGIN = 1.125  # stored side / training size
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """A prepared set of N images.
+
+    images: uint8 (N, S, S, 3), mapped from the disk.  points: float32 (N, 5, 2) in units of the side, NaN where no
+    detector was asked.
+    manifest: per image file, source, licence, sha256 (of the raw file) and split.  rejected: file and reason.
+    hash: SHA-256 of images, points and manifest.
+    """
+
+    name: str
+    kind: str
+    title: str
+    licence: str
+    images: np.ndarray
+    points: np.ndarray
+    manifest: list[dict]
+    rejected: list[dict]
+    hash: str
+
+    @classmethod
+    def load(cls, folder: Path) -> "ImageSet":
+        """Open a prepared folder; InputError when a bit of it has changed. numpy refuses pickles, which could run code."""
+        try:
+            about = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+            images, points = np.load(folder / "images.npy", mmap_mode="r"), np.load(folder / "points.npy")
+            found = cls(images=images, points=points, **about)
+            if _hash(images, points, found.manifest) != found.hash:
+                raise ValueError("its SHA-256 is not the one that it was prepared with")
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(f"{folder} is damaged ({error}): delete it, and it is prepared again.") from None
+        return found
+
+    @property
+    def split(self) -> np.ndarray:
+        """'train' or 'test' per image, (N,)."""
+        return np.array([entry["split"] for entry in self.manifest])
+
+    def part(self, split: str) -> np.ndarray:
+        """The images of one split, uint8 (n, S, S, 3), in memory."""
+        return self.images[self.split == split]
+
+
+def join_sets(sets: list[ImageSet]) -> ImageSet:
+    """Several sets of one kind and size as one, in memory; an image that is nearly one of a set before is left out.
+
+    Else one might be trained on and the other held out.
+    """
+    if len(sets) == 1:
+        return sets[0]
+    images, manifest = np.concatenate([s.images for s in sets]), [entry for s in sets for entry in s.manifest]
+    hashes = "".join(s.hash for s in sets)
+    if hashes not in _repeated:
+        _repeated[hashes] = _repeats(images, manifest)
+    kept = [row for row in range(len(images)) if row not in _repeated[hashes]]
+    left_out = [{"file": manifest[row]["file"], "reason": reason} for row, reason in _repeated[hashes].items()]
+    return ImageSet(
+        name="+".join(s.name for s in sets),
+        kind=sets[0].kind,
+        title=" and ".join(s.title for s in sets),
+        licence="; ".join(s.licence for s in sets),
+        images=images[kept],
+        points=np.concatenate([s.points for s in sets])[kept],
+        manifest=[manifest[row] for row in kept],
+        rejected=[item for s in sets for item in s.rejected] + left_out,
+        hash=hashlib.sha256((hashes + json.dumps(left_out) * bool(left_out)).encode()).hexdigest(),
+    )
+
+
+_repeated: dict[str, dict[int, str]] = {}  # hashes of sets that were joined before -> row, reason: it takes a second
+
+
+def _repeats(images: np.ndarray, manifest: list[dict]) -> dict[int, str]:
+    """Row -> reason of the images that are nearly one of an earlier row of another set; those of one set are distinct."""
+    near, found = NearDuplicates(), {}
+    for row, (image, entry) in enumerate(zip(images, manifest)):
+        try:
+            near.check(image, f"{entry['file']} of {entry['source']}")
+        except Reject as reason:
+            found[row] = str(reason)
+    return found
+
+
+def _hash(images: np.ndarray, points: np.ndarray, manifest: list[dict]) -> str:
+    digest = hashlib.sha256(images)  # as they lie on the disk, without a copy
+    digest.update(points.tobytes())
+    digest.update(json.dumps(manifest, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def prepare(
+    source: str,
+    size: int,
+    *,
+    limit: int = 0,
+    test_fraction: float,
+    kind: str = "",
+    progress: Callable[[str], None] = print,
+) -> ImageSet:
+    """Prepare a set once; later calls only open it.
+
+    source: a name in data/sources.yaml, or the path of a folder of images (faces, unless kind says cartoons) or of a
+    video (cartoons). size: side in pixels for training. limit: the most images to keep, 0 for all.
+    test_fraction: share of the images held out, by the hash of the raw file, so that it does not depend on the others.
+    Raises InputError for an unknown set, a missing or empty folder, a set without usable images, a full disk.
+    """
+    entry = find(source, kind)
+    key = json.dumps([VERSION, asdict(entry), fingerprint(entry), size, limit, test_fraction], sort_keys=True)
+    folder = files.PROCESSED / f"{entry.name}-{size}-{hashlib.sha256(key.encode()).hexdigest()[:10]}"
+    if not folder.is_dir():
+        progress(f"{entry.title}: preparing at {size} px")
+    fill = partial(_prepare, entry, side=round(size * MARGIN), limit=limit, test_fraction=test_fraction)
+    images = ImageSet.load(files.whole_folder(folder, fill))
+    progress(_summary(images))
+    return images
+
+
+def _summary(images: ImageSet) -> str:
+    held_out = int((images.split == "test").sum())
+    reasons = Counter(item["reason"].split(":")[0] for item in images.rejected)
+    rejected = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) or "none"
+    return f"{images.title}: {len(images.images)} images, {held_out} of them held out; left out: {rejected}"
+
+
+def _prepare(source: Source, folder: Path, side: int, limit: int, test_fraction: float) -> None:
+    manifest, rejected, points = [], [], []
+    seen, near = {}, NearDuplicates()
+    total, raw = raw_images(source, side, limit)
+    bar = tqdm(raw, desc=source.name, total=total, unit="image", disable=None, leave=False)  # on a terminal only
+    with open(folder / "images.npy", "wb") as file:
+        _write_header(file, 0, side)
+        for item, name, square in squares(iter(bar), source, side):
+            try:
+                if isinstance(square, Reject):
+                    raise square
+                sha256 = hashlib.sha256(item.content).hexdigest()
+                if seen.setdefault(sha256, item.name) != item.name:
+                    raise Reject(f"duplicate: the same file as {seen[sha256]}")
+                image, found, compared = square
+                near.check(compared, name)
+            except Reject as reason:
+                rejected.append({"file": name, "reason": str(reason)})
+                continue
+            file.write(image.tobytes())
+            points.append(found)
+            entry = {"file": name, "source": source.name, "licence": item.licence, "sha256": sha256}
+            entry["split"] = _split(sha256, test_fraction) if source.split == "hash" else source.split
+            manifest.append(entry)
+            if len(manifest) == limit:
+                break
+        file.seek(0)
+        _write_header(file, len(manifest), side)
+    if not manifest:
+        reasons = "; ".join(f"{item['file']}: {item['reason']}" for item in rejected[:3])
+        raise InputError(f"{source.title}: no usable {source.kind} among its images ({reasons}). {source.get}")
+    if source.split == "hash" and test_fraction > 0:
+        _both_splits(manifest)
+    points = np.stack(points).astype(np.float32)
+    np.save(folder / "points.npy", points)
+    images = np.load(folder / "images.npy", mmap_mode="r")
+    about = {key: getattr(source, key) for key in ("name", "kind", "title", "licence")}
+    about |= {"manifest": manifest, "rejected": rejected, "hash": _hash(images, points, manifest)}
+    (folder / "manifest.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+
+
+def _write_header(file, count: int, side: int) -> None:
+    """The header of images.npy, written before the count is known and again after: numpy leaves room for it to grow."""
+    header = {"descr": "|u1", "fortran_order": False, "shape": (count, side, side, 3)}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _split(sha256: str, test_fraction: float) -> str:
+    return "test" if int(sha256[:8], 16) / 2**32 < test_fraction else "train"
+
+
+def _both_splits(manifest: list[dict]) -> None:
+    """If one split got no image, move the file that is nearest to it."""
+    order = sorted({entry["sha256"] for entry in manifest})
+    if len(order) > 1 and len({entry["split"] for entry in manifest}) == 1:
+        split, moved = ("test", order[0]) if manifest[0]["split"] == "train" else ("train", order[-1])
+        for entry in manifest:
+            if entry["sha256"] == moved:
+                entry["split"] = split

@@ -1,0 +1,101 @@
+"""Generators for other runtimes: ONNX of any batch, height and width, with the guided filter in it."""
+
+import contextlib
+import io
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from ..files import InputError, write_atomic
+from ..networks import Generator
+from ..representations import guided_filter
+
+CHECKED = ((1, 16, 16), (1, 128, 128), (2, 128, 96), (1, 257, 131), (3, 33, 70))  # batch, height, width
+TOLERANCE = 1e-3  # on [-1, 1]
+
+
+class _AnySize(nn.Module):
+    """Cartoon and unfiltered cartoon of a photo, with a padding that has no branch: a branch would fix the size."""
+
+    def __init__(self, generator: Generator):
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, photo: Tensor) -> tuple[Tensor, Tensor]:
+        height, width = photo.shape[-2:]
+        multiple = Generator.MULTIPLE
+        rows = torch.arange((height + multiple - 1) // multiple * multiple).clamp(max=height - 1)
+        columns = torch.arange((width + multiple - 1) // multiple * multiple).clamp(max=width - 1)
+        padded = photo.index_select(2, rows).index_select(3, columns)
+        unfiltered = self.generator.unfiltered(padded)[..., :height, :width]
+        return guided_filter(photo, unfiltered, self.generator.filter_radius, self.generator.filter_eps), unfiltered
+
+
+class OnnxGenerator:
+    """A generator that ONNX Runtime runs; cartoonize takes it like any other. InputError when the file is none."""
+
+    def __init__(self, model: Path | bytes):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        content = model if isinstance(model, bytes) else str(model)
+        try:
+            self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            about = self.session.get_modelmeta().custom_metadata_map
+            self.filter_eps, self.filter_radius = float(about["filter_eps"]), int(about.get("filter_radius", 1))
+            self(torch.zeros(1, 3, 16, 16)), self.unfiltered(torch.zeros(1, 3, 16, 16))
+        except Exception as error:  # ONNX Runtime raises many kinds
+            name = "this" if isinstance(model, bytes) else model
+            raise InputError(f"{name} is no generator of this project ({str(error).splitlines()[0]}).") from None
+
+    def _run(self, name: str, photo: Tensor) -> Tensor:
+        return torch.from_numpy(self.session.run([name], {"photo": photo.float().numpy()})[0])
+
+    def unfiltered(self, photo: Tensor) -> Tensor:
+        """Before the guided filter: (B, 3, H, W) in [-1, 1] -> the same."""
+        return self._run("unfiltered", photo)
+
+    def __call__(self, photo: Tensor) -> Tensor:
+        return self._run("cartoon", photo)
+
+
+def to_onnx(generator: Generator) -> bytes:
+    """The generator as an ONNX model: `photo` (B, 3, H, W) float32 RGB in [-1, 1] -> `cartoon` and `unfiltered`."""
+    size = [torch.export.Dim("batch"), torch.export.Dim("height", min=16), torch.export.Dim("width", min=16)]
+    example, shapes = torch.zeros(2, 3, 34, 45), ({0: size[0], 2: size[1], 3: size[2]},)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")  # of its own deprecations
+        program = torch.onnx.export(
+            _AnySize(generator).eval(), (example,), input_names=["photo"], output_names=["cartoon", "unfiltered"],
+            dynamic_shapes=shapes, dynamo=True, verbose=False,
+        )  # fmt: skip
+    model = program.model_proto
+    for name in ("filter_eps", "filter_radius"):
+        entry = model.metadata_props.add()
+        entry.key, entry.value = name, repr(getattr(generator, name))
+    return model.SerializeToString()
+
+
+@torch.no_grad()
+def export_onnx(generator: Generator, path: Path) -> float:
+    """Write the generator as an ONNX file; the largest difference from PyTorch on noise of several sizes comes back.
+
+    InputError, and no file, when that is more than TOLERANCE.
+    """
+    content = to_onnx(generator)
+    other, random = OnnxGenerator(content), np.random.default_rng(0)
+    differences = []
+    for batch, height, width in CHECKED:
+        photo = torch.from_numpy(random.uniform(-1, 1, (batch, 3, height, width)).astype(np.float32))
+        differences += [other(photo) - generator(photo), other.unfiltered(photo) - generator.unfiltered(photo)]
+    largest = torch.cat([difference.flatten() for difference in differences]).abs().max().item()  # NaN when one is
+    if not largest < TOLERANCE:
+        raise InputError(f"The exported model differs from PyTorch by {largest:.2g}, so it was not written.")
+    write_atomic(path, content)
+    return largest

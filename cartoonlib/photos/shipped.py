@@ -1,0 +1,45 @@
+"""The generators that come with the project, and those of your own."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import torch
+
+from .. import networks
+from ..files import ROOT, InputError
+from ..networks import Generator
+from .onnx import OnnxGenerator
+
+GENERATORS = ROOT / "results" / "reference" / "generators"  # those that come with the project
+
+
+def styles() -> list[str]:
+    """Names of the generators that come with the project."""
+    return sorted(path.stem for path in GENERATORS.glob("*.safetensors"))
+
+
+def load(style: str) -> Generator:
+    """The generator of a style that comes with the project, or of a safetensors or ONNX file of your own.
+
+    The file of a style must have the SHA-256 that its model card names; nothing is ever unpickled. InputError says
+    which styles there are.
+    """
+    own = Path(os.path.expanduser(style))
+    if own.suffix == ".onnx":
+        return OnnxGenerator(own)
+    if own.suffix == ".safetensors":
+        try:
+            generator = networks.load_generator(own).float()
+            generator(torch.zeros(1, 3, 16, 16))
+            return generator
+        except Exception as error:  # safetensors raises many kinds
+            raise InputError(f"{own} is no generator of this project ({str(error).splitlines()[0]}).") from None
+    path = GENERATORS / f"{style}.safetensors"
+    if style not in styles():
+        known = ", ".join(styles())
+        raise InputError(f"There is no style `{style}`: choose one of {known}, or give a .safetensors or .onnx file.")
+    card = path.with_suffix(".md")
+    if not card.exists() or hashlib.sha256(path.read_bytes()).hexdigest() not in card.read_text():
+        raise InputError(f"{path} is not the file that {card.name} describes: fetch both again (git checkout {path}).")
+    return networks.load_generator(path).float()

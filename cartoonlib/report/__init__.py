@@ -1,0 +1,1 @@
+"""The report: what notebooks open, how they are executed, and every metric, table and figure."""

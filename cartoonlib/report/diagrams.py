@@ -1,0 +1,190 @@
+"""The three diagrams of the method, drawn from the modules themselves: pipeline, generator, discriminators.
+
+Labels, skips and parameter counts are read off the layers, so that a diagram cannot say what the code does not do.
+"""
+
+from collections import Counter
+
+import matplotlib.pyplot as plt
+import numpy as np
+from torch import nn
+
+from ..files import InputError
+from ..networks import Generator, PatchDiscriminator, count_parameters
+from .paper import COLORS, INK, MUTED, RULE, WIDTH, arrow, box, canvas, checked, label, picture, styled
+
+
+@styled
+def pipeline(images: dict[str, np.ndarray], networks: dict[str, int | str]) -> plt.Figure:
+    """How a photo becomes a cartoon, and what every loss compares.
+
+    Args:
+        images: photo, output, surface, texture, structure, and the landmarks photo_points and output_points; the first
+            of each is shown.
+        networks: parameter counts of generator, d_surface and d_texture, and the name of the perceptual network.
+    """
+    rows = {"surface": 0.95, "texture": 2.55, "structure": 4.1}
+    need = "photo output photo_points output_points generator d_surface d_texture perceptual".split()
+    if missing := {*rows, *need} - {*images, *networks}:
+        raise InputError(f"The pipeline figure lacks {', '.join(sorted(missing))}: add it to its dicts.")
+    figure, ax = canvas(WIDTH, 6.1)
+    frozen = f"{networks['perceptual']}\n(frozen)"
+    arrows = [("generator", (1.225, 2.55), (1.94, 2.55)), ("generator", (2.84, 2.55), (3.56, 2.55)),
+              ("content", (2.4, 5.18), (2.4, 5.45)),
+              ("surface", (4.525, 2.27), (5.15, 2.27), (5.15, 0.95), (5.56, 0.95)),
+              ("texture", (4.525, 2.55), (5.56, 2.55)),
+              ("structure", (4.525, 2.7), (5.2, 2.7), (5.2, 4.1), (5.56, 4.1)),
+              # The structure loss compares the output with its own superpixel version: both enter the network.
+              ("structure", (4.525, 2.84), (5.02, 2.84), (5.02, 4.93), (6.83, 4.93), (6.83, 4.3), (7.35, 4.3)),
+              ("total_variation", (4.525, 2.97), (4.84, 2.97), (4.84, 5.65), (8.58, 5.65))]  # fmt: skip
+    for name, x, way in (("photo", 0.75, 1), ("output", 4.05, -1)):
+        image, left = checked(images[name], name)[0], x - 0.475
+        picture(ax, image, left, 2.075, 0.95)
+        picture(ax, image, left, 0.475, 0.95, images[f"{name}_points"][0])
+        label(ax, x, 3.195, name.capitalize(), 9.5, weight="bold")
+        label(ax, x, 0.315, f"{name.capitalize()} landmarks")
+        end, inner, outer = 2.4 - way * 0.62, x + way * 0.38, x - way * 0.38
+        arrows += [("landmark", (x, 2.075), (x, 1.44)), ("landmark", (x + way * 0.475, 0.95), (end, 0.95)),
+                   ("color", (inner, 3.025), (inner, 3.95), (end, 3.95)),
+                   ("content", (outer, 3.025), (outer, 4.72), (end, 4.72))]  # fmt: skip
+    for name, y in rows.items():
+        arrows += [(name, (6.525, y), (7.35, y)), (name, (8.15, y), (8.58, y))]
+        picture(ax, checked(images[name], name)[0], 5.575, y - 0.475, 0.95)
+        label(ax, 6.05, y + 0.645, name.capitalize())
+        heights = np.array([0.95, 0.78, 0.62, 0.48, 0.36])
+        ax.bar(7.45 + 0.15 * np.arange(5), heights, 0.1, y - heights / 2, color=COLORS[name])
+        judge = f"{name.capitalize()} discriminator\n{networks.get(f'd_{name}', 0):,} parameters"
+        label(ax, 7.75, y + 0.735, frozen if name == "structure" else judge, va="center")
+    heights, widths = np.array([1.1, 0.8, 0.5, 0.5, 0.8, 1.1]), np.array([1.1, 0.85, 0.65, 0.5])
+    ax.bar(2.025 + 0.15 * np.arange(6), heights, 0.1, 2.55 - heights / 2, color=COLORS["generator"])
+    ax.barh(4.655 + 0.15 * np.arange(4), widths, 0.1, 2.4 - widths / 2, color=COLORS["content"])
+    label(ax, 2.4, 3.37, f"Generator\n{networks['generator']:,} parameters", va="center")
+    label(ax, 3.5, 5.02, frozen, va="center")
+    label(ax, 2.4, 4.28, "colours, up to a grade", 8.5, color=MUTED)
+    label(ax, 6.7, 5.51, "differences of neighbouring pixels", 8.5, color=MUTED)
+    for color, *corners in arrows:
+        arrow(ax, *corners, color=COLORS[color])
+    boxes = {"landmark": (2.4, 0.95), "color": (2.4, 3.95), "content": (2.4, 5.65), "total_variation": (9.2, 5.65)}
+    for name, (x, y) in (boxes | {name: (9.2, y) for name, y in rows.items()}).items():
+        sign = "tv" if name == "total_variation" else name
+        box(ax, x, y, rf"$\mathcal{{L}}_{{\mathrm{{{sign}}}}}$", COLORS[name], 1.2, 13)
+    return figure
+
+
+def convolution_label(*layers: nn.Conv2d) -> str:
+    """k3n64s2: a 3x3 kernel, 64 channels out, stride 2; one line for each kind among the layers."""
+    counts = Counter(f"k{layer.kernel_size[0]}n{layer.out_channels}s{layer.stride[0]}" for layer in layers)
+    return "\n".join(label if count == 1 else f"{count} × {label}" for label, count in counts.items())
+
+
+def _convolutions(module: nn.Module) -> list[nn.Conv2d]:
+    return [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
+
+
+def _architecture(ax: plt.Axes, network: nn.Module, stages: dict, color: str, dead: tuple = ()) -> dict[str, list]:
+    """Draw stages in a row: a bar a convolution, as high as its resolution and as wide as its channels.
+
+    A stage is a list of convolutions, or the label of a picture or operation without parameters; one whose name starts
+    with `up` doubles the resolution after its first convolution. Returns name -> (left, right, half height) of bars.
+    """
+    label(ax, 0.2, 0.3, type(network).__name__, 12, ha="left", weight="bold")
+    about = "A bar is a convolution, as high as its resolution, as wide as its channels, dark if its stride is above 1."
+    label(ax, 0.2, 0.55, f"{count_parameters(network):,} parameters. {about}", ha="left", color=MUTED)
+    layers = {name: [None] if isinstance(stage, str) else stage for name, stage in stages.items()}
+    widths = {name: [0.05 + 0.0013 * c.out_channels if c else 0.08 for c in row] for name, row in layers.items()}
+    gaps = {name: 0.24 if name.startswith("up") else 0.07 for name in stages}
+    inner = {name: sum(row) + gaps[name] * (len(row) - 1) for name, row in widths.items()}
+    slots = {name: max(0.62 if isinstance(stages[name], str) else 0.7, width) for name, width in inner.items()}
+    space = (WIDTH - 0.24 - sum(slots.values())) / (len(slots) - 1)
+    level, x, end, bars = 1.0, 0.12, 0.0, {}
+    for name, stage in stages.items():
+        center, bars[name] = x + slots[name] / 2, []
+        left = center - inner[name] / 2
+        if end:
+            arrow(ax, (end + 0.02, 2.0), (left - 0.02, 2.0))
+        for i, (layer, width) in enumerate(zip(layers[name], widths[name])):
+            stride = layer.stride[0] if layer else 1
+            level *= (2 if name.startswith("up") and i == 1 else 1) / stride
+            style = {"fc": color if layer else INK, "alpha": 1 if stride > 1 else 0.65}
+            style = {"fc": "none", "ec": RULE, "ls": "--"} if layer in dead else style
+            ax.add_patch(plt.Rectangle((left, 2.0 - 0.8 * level), width, 1.6 * level, **style))
+            bars[name].append((left, left + width, 0.8 * level))
+            end = end if layer in dead else left + width
+            left += width + gaps[name]
+        label(ax, center, 1.1, stage if isinstance(stage, str) else convolution_label(*stage), 8, va="bottom")
+        label(ax, center, 3.3, name, weight="bold")
+        size = "H × W" if level == 1 else "H/{0:g} × W/{0:g}".format(1 / level)
+        count = "" if isinstance(stage, str) else f"{sum(map(count_parameters, stage)):,}"
+        label(ax, center, 3.6, f"{size}\n{count}", 8, color=MUTED, va="center")
+        x += slots[name] + space
+    return bars
+
+
+def _chain(ax: plt.Axes, y: float, title: str, boxes: list[str], plus: int = 0) -> None:
+    """Boxes joined by arrows; after `plus` of them something is added."""
+    label(ax, 0.2, y, title, ha="left", weight="bold")
+    for i, text in enumerate(boxes):
+        x = 2.1 + 1.68 * i
+        arrow(ax, (x - 1.03, y), (x - 0.67, y))
+        box(ax, x, y, text, COLORS["generator"] if text.startswith("k") else INK, 1.3, 8.5, 0.14)
+    arrow(ax, (x + 0.65, y), (x + (1.2 if plus == len(boxes) else 1.02), y))
+    if plus:
+        ax.plot(1.21 + 1.68 * plus, y, marker="$⊕$", ms=13, mew=0, color=MUTED)
+
+
+@styled
+def generator_architecture(generator: Generator) -> plt.Figure:
+    """The generator, with every label, skip and count read off the module."""
+    g, red = generator, COLORS["generator"]
+    stages = {"photo": "", "head": [g.head], "down 1": [*g.down1], "down 2": [*g.down2],
+              f"{len(g.blocks)} residual blocks": _convolutions(g.blocks), "up 1": [*g.up1], "up 2": [*g.up2],
+              "tail": [g.tail], **({"tanh": ""} if g.tanh else {}), "filter": f"guided\nr = {g.filter_radius}\nε = {g.filter_eps:g}",
+              "cartoon": ""}  # fmt: skip
+    figure, ax = canvas(WIDTH, 6.3)
+    bars = _architecture(ax, g, stages, red, () if g.skips else (g.up1[1], g.up2[1]))
+    color, dash, word = (red, "-", "skip") if g.skips else (RULE, "--", "skip (unused)")
+    for source, target, y in (("head", "up 2", 2.98), ("down 1", "up 1", 2.64)):
+        (left, right, half), stop = bars[source][-1], (bars[target][0][1] + bars[target][1][0]) / 2
+        start = (left + right) / 2
+        arrow(ax, (start, 2 + half), (start, y), (stop, y), (stop, 2.08), color=color, dash=dash)
+        label(ax, (start + stop) / 2, y - 0.09, word, 8, color=MUTED)
+        ax.plot(stop, 2.0, marker="$⊕$" if g.skips else "", ms=13, mew=0, color=red)
+    ax.plot([0.2, WIDTH - 0.2], [4.0, 4.0], color=RULE, lw=0.8)
+    act = f"LeakyReLU {g.slope:g}"
+
+    def pair(*layers: nn.Conv2d) -> str:
+        return " / ".join(dict.fromkeys(map(convolution_label, layers)))
+
+    _chain(ax, 4.4, "down 1 / 2", [pair(g.down1[0], g.down2[0]), act, pair(g.down1[1], g.down2[1]), act])
+    _chain(ax, 5.15, "residual", [pair(*(b.conv1 for b in g.blocks)), act, pair(*(b.conv2 for b in g.blocks))], 3)
+    arrow(ax, (1.2, 5.15), (1.2, 4.82), (6.25, 4.82), (6.25, 5.07))
+    second = [pair(g.up1[1], g.up2[1]), act] if g.skips else []
+    _chain(ax, 5.9, "up 1 / 2", [pair(g.up1[0], g.up2[0]), act, "bilinear × 2", *second], 3 * g.skips)
+    if g.skips:
+        arrow(ax, (6.25, 5.56), (6.25, 5.82), color=red)
+        label(ax, 6.35, 5.64, "skip", 8, ha="left", color=MUTED)
+    return figure
+
+
+@styled
+def discriminator_architecture(d: PatchDiscriminator) -> plt.Figure:
+    """A discriminator, with every label and count read off the module; a stage starts where the stride is above 1."""
+    layers, field, jump = _convolutions(d), 1, 1  # field: px that one score sees, jump: px between scores
+    inputs = layers[0].in_channels
+    stages: dict = {"image": f"{inputs} channel{'s' * (inputs > 1)}"}
+    for layer in layers:
+        field, jump = field + (layer.kernel_size[0] - 1) * jump, jump * layer.stride[0]
+        if layer is layers[-1]:
+            stages["scores"] = []
+        elif layer.stride[0] > 1 or len(stages) == 1:
+            stages[f"stage {len(stages)}"] = []
+        stages[list(stages)[-1]].append(layer)
+    stages |= {"sigmoid": "" for module in d.modules() if isinstance(module, nn.Sigmoid)}
+    figure, ax = canvas(WIDTH, 4.45)
+    _architecture(ax, d, stages, COLORS["texture" if inputs == 1 else "surface"])
+    slope = next(module.negative_slope for module in d.modules() if isinstance(module, nn.LeakyReLU))
+    normed = "spectrally normalised " * all(hasattr(layer, "parametrizations") for layer in layers)
+    facts = f"{len(layers)} {normed}convolutions with LeakyReLU {slope:g} between them."
+    facts += f" A score judges {field} × {field} px; there is one for every {jump} × {jump} px."
+    label(ax, 0.2, 4.15, facts, ha="left", color=MUTED)
+    return figure

@@ -1,0 +1,104 @@
+"""Figures made of pictures: data, representations, comparisons, galleries. See paper.py."""
+
+import textwrap
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from ..files import InputError
+from .paper import COLORS, MUTED, RULE, WIDTH, arrow, box, canvas, checked, label, picture, styled
+
+
+@styled
+def dataset(faces: np.ndarray, cartoons: dict[str, np.ndarray]) -> plt.Figure:
+    """Up to 16 faces on the left, up to four cartoons of every style on the right."""
+    rows = {title: checked(images, title)[:4] for title, images in cartoons.items()}
+    top, left, right, pitch = 0.5, 0.15, 4.65, 1.04
+    small = min(pitch, 4 * pitch / max(1, len(rows)))
+    figure, ax = canvas(WIDTH, top + 4 * pitch + 0.1)
+    label(ax, left, 0.3, "Face images", 11, ha="left", weight="bold")
+    label(ax, right, 0.3, "Cartoon images", 11, ha="left", weight="bold")
+    for i, face in enumerate(checked(faces, "faces")[:16]):
+        picture(ax, face, left + i % 4 * pitch, top + i // 4 * pitch, pitch - 0.04)
+    for y, (title, images) in zip(np.linspace(top, top + 4 * pitch - small, max(2, len(rows))), rows.items()):
+        for i, image in enumerate(images):
+            picture(ax, image, right + i * small, y, small - 0.04)
+        label(ax, right + 4 * small + 0.1, y + small / 2, textwrap.fill(title, 14), 10, ha="left", va="center")
+    return figure
+
+
+@styled
+def representations(photos, structure, texture, surface, points) -> plt.Figure:
+    """The four representations of two photos, before and after."""
+    operations = ("superpixels, one colour each", "random colour shift", "guided filter", "landmark detection")
+    after = {"structure": structure, "texture": texture, "surface": surface, "landmark": photos}
+    figure, ax = canvas(WIDTH, 3.9)
+    for i, ((name, images), operation) in enumerate(zip(after.items(), operations)):
+        center, color = 1.28 + 2.48 * i, COLORS[name]
+        for j, x in enumerate((center - 1.14, center + 0.04)):
+            picture(ax, checked(photos, "photos", 2)[j], x, 0.5, 1.1)
+            picture(ax, checked(images, name, 2)[j], x, 2.65, 1.1, points[j] if name == "landmark" else None)
+        label(ax, center, 0.28, "Landmarks" if name == "landmark" else name.capitalize(), 11, weight="bold")
+        arrow(ax, (center, 1.65), (center, 1.93), color=color)
+        box(ax, center, 2.12, operation, color, 2.28)
+        arrow(ax, (center, 2.32), (center, 2.6), color=color)
+    return figure
+
+
+def _grid(columns: dict[str, np.ndarray], notes: dict[str, str], rule: bool = False) -> plt.Figure:
+    """Columns of images; titles and notes above, a rule after the first column."""
+    pitch = min(1.8, (WIDTH - 0.16) / len(columns))
+    side, size = pitch - 0.07, 9 if pitch > 1 else 7.5
+    titles = [textwrap.fill(title, int(side / size / 0.0098)) for title in columns]
+    lines = [notes.get(title, "").split("\n") for title in columns]
+    notes = ["\n".join(textwrap.fill(line, int(side / size / 0.0085)) for line in part) for part in lines]
+    low, high = (max(text.count("\n") + bool(text.strip()) for text in texts) for texts in (notes, titles))
+    top, low = 0.1 + 0.165 * high + 0.145 * low + 0.1 * bool(high), 0.145 * low
+    figure, ax = canvas(0.16 + pitch * len(columns), top + pitch * max(map(len, columns.values())) + 0.05)
+    for i, images in enumerate(columns.values()):
+        x = 0.08 + i * pitch + 0.07 * (rule and i > 0)
+        label(ax, x + side / 2, top - 0.14 - low, titles[i], size, weight="bold", va="baseline")
+        label(ax, x + side / 2, top - 0.08 - low, notes[i], size - 1, va="top", color=MUTED)
+        for j, image in enumerate(images):
+            picture(ax, image, x, top + j * pitch, side)
+    if rule:
+        ax.plot([0.08 + pitch] * 2, [0.12, ax.get_ylim()[0] - 0.1], color=RULE, lw=1)
+    return figure
+
+
+@styled
+def comparison(photos: np.ndarray, columns: dict, column_notes: dict[str, str] | None = None) -> plt.Figure:
+    """Faces in rows, the photo and its variants in columns; the notes (weights, say) stand under the titles."""
+    columns = {title: checked(images, title) for title, images in {"photo": photos, **columns}.items()}
+    if len({len(images) for images in columns.values()}) > 1:
+        raise InputError("The columns hold different numbers of images: give the same faces in every column.")
+    return _grid(columns, column_notes or {}, rule=True)
+
+
+@styled
+def gallery(rows: dict[str, np.ndarray]) -> plt.Figure:
+    """The same faces side by side, a row for the photos and for every style, its title before it."""
+    rows = {title: checked(images, title) for title, images in rows.items()}
+    left = 1.05
+    pitch = (WIDTH - left) / max(map(len, rows.values()))
+    figure, ax = canvas(WIDTH, pitch * len(rows) + 0.05)
+    for j, (title, images) in enumerate(rows.items()):
+        label(ax, left - 0.1, (j + 0.5) * pitch, textwrap.fill(title, 12), ha="right", va="center", weight="bold")
+        for i, image in enumerate(images):
+            picture(ax, image, left + i * pitch, 0.03 + j * pitch, pitch - 0.05)
+    return figure
+
+
+@styled
+def training_strip(samples: dict[int, np.ndarray]) -> plt.Figure:
+    """The same faces over training time: step -> images."""
+    if not samples:
+        raise InputError("There are no samples to show: train for some steps first.")
+    return _grid({f"step {step:,}": checked(images, f"step {step}") for step, images in sorted(samples.items())}, {})
+
+
+@styled
+def contact_sheet(images: np.ndarray, columns: int = 8) -> plt.Figure:
+    """All images, row by row."""
+    images, across = checked(images, "images"), min(columns, len(images))
+    return _grid({" " * i: images[i::across] for i in range(across)}, {})

@@ -1,0 +1,45 @@
+"""The Face Research Lab London Set: landmarks against points that people set by hand."""
+
+import json
+
+import numpy as np
+
+from .. import landmarks
+from ..dataset import catalogue, origins
+from ..dataset.faces import align
+
+# Eye corners, base of the nose and corners of the mouth: among the London Set's 189 points, and among 68.
+HAND_MADE_OF_189, HAND_MADE_OF_68 = (18, 22, 23, 27, 55, 87, 93), (36, 39, 42, 45, 33, 48, 54)
+
+
+def hand_made_points(size: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """The aligned faces of the London Set and seven points set by hand on each; None when the set is not at hand.
+
+    uint8 (N, size, size, 3) and (N, 7, 2) in units of the side; faces without points of their own are left out.
+    """
+    source = catalogue.find("london")
+    if not (source.path / "points189.json").is_file():
+        return None
+    by_name = json.loads((source.path / "points189.json").read_text())
+    aligned, truth = [], []
+    for path in catalogue.listing(source):
+        picture = np.array(origins.decode(path.read_bytes())) if path.stem in by_name else None
+        faces = [] if picture is None else landmarks.detect_faces([picture])[0]
+        if not faces:
+            continue
+        image, points = align(picture, faces[0].points, size)
+        ones = np.ones((len(points), 1))
+        transform = np.linalg.lstsq(np.hstack([faces[0].points, ones]), points, rcond=None)[0]  # exact: a similarity
+        seven = np.array(by_name[path.stem])[list(HAND_MADE_OF_189)] + 0.5  # theirs count from a pixel's centre
+        aligned.append(image)
+        truth.append(np.hstack([seven, np.ones((len(seven), 1))]) @ transform)
+    return np.stack(aligned), np.stack(truth)
+
+
+def hand_made_errors(points: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Mean distance of seven points from those set by hand, in units of the distance between the outer eye corners.
+
+    (N, 7, 2) each, in the order of HAND_MADE_OF_68 -> (N,).
+    """
+    width = np.linalg.norm(truth[:, 0] - truth[:, 3], axis=-1)
+    return np.linalg.norm(points - truth, axis=-1).mean(axis=1) / width

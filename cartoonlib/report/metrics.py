@@ -1,0 +1,227 @@
+"""Numbers that compare generated cartoons with photos and with real cartoons, each with a bootstrap interval.
+
+Distances between sets use the features of a named network and are never called FID: that word means Inception's.
+Intervals are 95 % percentile bootstraps over images, 500 draws, seeded. The draws are shifted so that their mean is the
+value: a sample with repetitions has fewer different images, which raises the Frechet distance far above the value.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .. import losses
+from ..dataset.prepare import ImageSet
+from ..files import InputError
+from ..images import to_tensor, to_uint8
+from .detector import DETECTOR
+
+DRAWS = 500
+BATCH = 32
+# KID x 1000 below which a style may be a set of photos. Of sets of photographed faces one lay 180 to 2,400 from another,
+# drawn styles 820 to 7,100 from the photos (of 40 to 200 images each): no bound tells all of them apart.
+LIKE_PHOTOS = 1000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % bootstrap interval and the number of images behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    draws: np.ndarray = field(
+        repr=False, compare=False
+    )  # the bootstrap's values; all estimates of the same n resample the same images
+
+    def minus(self, other: "Estimate") -> "Estimate":
+        """The difference from another estimate on the same images, with the interval of the difference itself.
+
+        Images that are hard for one variant are hard for the other, so this interval is much narrower than theirs.
+        """
+        return _interval(self.value - other.value, self.draws - other.draws, self.n)
+
+
+def _interval(value: float, draws: np.ndarray, n: int) -> Estimate:
+    """The draws are centred on the value, because resampling shifts the mean of some statistics."""
+    finite = draws[np.isfinite(draws)]  # one image n times, which happens with few, has no kernel distance
+    if not finite.size:
+        raise InputError(f"{n} held-out image is too few for a distance: raise `test_fraction`.")
+    low, high = np.percentile(finite - finite.mean() + value, [2.5, 97.5])
+    return Estimate(float(value), float(low), float(high), n, draws)
+
+
+def _estimate(statistic: Callable[[np.ndarray], float], n: int, seed: int = 0) -> Estimate:
+    """Evaluate `statistic(counts)`, where counts[i] says how often image i is in the sample: once, then resampled."""
+    rng = np.random.default_rng(seed)
+    draws = [statistic(rng.multinomial(n, np.full(n, 1 / n)).astype(float)) for _ in range(DRAWS)]
+    return _interval(statistic(np.ones(n)), np.array(draws), n)
+
+
+def mean_estimate(values: np.ndarray) -> Estimate:
+    """Mean of one number per image."""
+    values = np.asarray(values, float)
+    return _estimate(lambda counts: float(counts @ values / counts.sum()), len(values))
+
+
+def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
+
+def _off_diagonal_mean(kernel: np.ndarray, counts: np.ndarray) -> float:
+    """Mean of kernel over pairs of different images, weighted by how often each is in the sample; NaN without pairs."""
+    pairs = counts.sum() ** 2 - counts @ counts
+    return (counts @ kernel @ counts - counts**2 @ np.diag(kernel)) / pairs if pairs else np.nan
+
+
+def kid(x: np.ndarray, y: np.ndarray, paired: bool = False) -> Estimate:
+    """Kernel distance: unbiased MMD^2 with the kernel (x.y / d + 1)^3 (Binkowski et al. 2018, eq. 4), times 1000.
+
+    The interval resamples the images of x; pairs of an image with itself never count, so that resampling adds no bias.
+
+    Args:
+        x, y: features (n, d) and (m, d), n and m at least 2.
+        paired: y[i] belongs to x[i] (the photo of an output): both are resampled together and such pairs do not count.
+    """
+    xx, xy, yy = _kernel(x, x), _kernel(x, y), _kernel(y, y)
+    within_y, across = _off_diagonal_mean(yy, np.ones(len(y))), xy.mean(axis=1)
+
+    def statistic(counts: np.ndarray) -> float:
+        if paired:
+            rest = _off_diagonal_mean(yy, counts) - 2 * _off_diagonal_mean(xy, counts)
+        else:
+            rest = within_y - 2 * counts @ across / counts.sum()
+        return 1000 * (_off_diagonal_mean(xx, counts) + rest)
+
+    return _estimate(statistic, len(x))
+
+
+def frechet(x: np.ndarray, y: np.ndarray, paired: bool = False) -> Estimate:
+    """Frechet distance of two Gaussians fitted to features (n, d) and (m, d) (Dowson & Landau 1982, Heusel 2017).
+
+    It grows as n falls: compare values of equal n only. `paired` as in kid.
+    """
+
+    def statistic(counts: np.ndarray) -> float:
+        chosen = np.repeat(np.arange(len(x)), counts.astype(int))
+        sample, other = x[chosen], y[chosen] if paired else y
+        centred_x, centred_y = sample - sample.mean(0), other - other.mean(0)
+        scale_x, scale_y = len(sample) - 1, len(other) - 1
+        # tr (Sx Sy)^(1/2) is the nuclear norm of the product of the centred samples: no matrix root is needed.
+        cross = np.linalg.svd(centred_x @ centred_y.T, compute_uv=False).sum() / np.sqrt(scale_x * scale_y)
+        variances = (centred_x**2).sum() / scale_x + (centred_y**2).sum() / scale_y
+        return float(((sample.mean(0) - other.mean(0)) ** 2).sum() + variances - 2 * cross)
+
+    return _estimate(statistic, len(x))
+
+
+def flatness(images: np.ndarray, threshold: float = 4.0) -> np.ndarray:
+    """Share of flat pixels of each image: luma differs by less than `threshold` (of 255) from all eight neighbours.
+
+    (N, H, W, 3) uint8 -> (N,). Cartoons are flat inside their contours, photos hardly anywhere.
+    """
+    luma = torch.from_numpy(images.astype(np.float32) @ np.array(losses.RGB_TO_YUV[0], np.float32))[:, None]
+    high = torch.nn.functional.max_pool2d(luma, 3, stride=1)
+    low = -torch.nn.functional.max_pool2d(-luma, 3, stride=1)
+    inner = luma[..., 1:-1, 1:-1]
+    return (torch.maximum(high - inner, inner - low) < threshold).float().mean(dim=(1, 2, 3)).numpy()
+
+
+def landmark_errors(points: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Mean distance of 68 landmarks from the reference's, in units of its inter-ocular distance (outer eye corners).
+
+    (N, 68, 2) each -> (N,).
+    """
+    width = np.linalg.norm(reference[:, 36] - reference[:, 45], axis=-1)
+    return np.linalg.norm(points - reference, axis=-1).mean(axis=1) / width
+
+
+@torch.no_grad()
+def _map(function: Callable[[Tensor], Tensor], images: np.ndarray, device: torch.device | str) -> Tensor:
+    """Apply a function of (B, 3, H, W) tensors in [-1, 1] to (N, H, W, 3) uint8 images, batch by batch."""
+    tensors = to_tensor(images)
+    return torch.cat([function(part.to(device)).float().cpu() for part in tensors.split(BATCH)])
+
+
+def landmarks_of(detector: nn.Module, images: np.ndarray, device: torch.device | str = "cpu") -> np.ndarray:
+    """Landmarks of aligned faces, (N, S, S, 3) uint8 -> (N, K, 2) in units of the side."""
+    return _map(detector, images, device).numpy()
+
+
+def generate(generator: nn.Module, photos: np.ndarray, device: torch.device | str = "cpu") -> np.ndarray:
+    """Cartoons of photos: (N, H, W, 3) uint8 -> (N, H, W, 3) uint8."""
+    return to_uint8(_map(generator, photos, device))
+
+
+def milliseconds(generator: nn.Module, photos: np.ndarray, device: torch.device | str = "cpu") -> Estimate:
+    """Time of one photo after another, in float32 and without reading or writing files: (N, H, W, 3) uint8 -> ms."""
+    generate(generator, photos[:3], device)  # warm
+    times = []
+    for photo in photos:
+        started = time.perf_counter()
+        generate(generator, photo[None], device)  # ends on the host, so that it waits for a GPU
+        times.append(1000 * (time.perf_counter() - started))
+    return mean_estimate(times)
+
+
+def from_photos(cartoons: ImageSet, faces: ImageSet, embed: Callable[[Tensor], Tensor]) -> str:
+    """How far a style lies from the photos, before anything is trained, and whether it may be a set of photos itself.
+
+    embed: as for the Evaluator; it looks at 200 images of each set at most.
+    """
+    both = (s.images[np.linspace(0, len(s.images) - 1, min(200, len(s.images))).astype(int)] for s in (cartoons, faces))
+    found = kid(*(_map(embed, images, "cpu").double().numpy() for images in both))
+    question = ": AS NEAR AS OTHER PHOTOS ARE. Are these cartoons?" if found.value < LIKE_PHOTOS else ""
+    return f"{cartoons.name}: {found.value:.0f} [{found.low:.0f}, {found.high:.0f}]{question}"
+
+
+class Evaluator:
+    """Measures sets of cartoons against the same held-out photos and cartoons; what repeats is computed once.
+
+    Args:
+        photos, cartoons: held-out images (N, S, S, 3) and (M, S, S, 3) uint8.
+        embedder: network of the distances between sets, `features.EfficientNetLite0()`; perceptual: that of the
+        content distance; detector: the landmark network `DETECTOR`.
+    """
+
+    def __init__(self, photos, cartoons, embedder, perceptual, detector, device="cpu"):
+        self.photos, self.cartoons, self.device = photos, cartoons, device
+        distances = dict.fromkeys(("kid_cartoon", "frechet_cartoon", "kid_photo", "frechet_photo"), embedder.name)
+        self._networks = distances | {"landmark_error": DETECTOR, "content_distance": perceptual.name}
+        self._embed = lambda images: _map(embedder.embed, images, device).double().numpy()
+        self._content = lambda images: _map(perceptual, images, device)
+        self._points = lambda images: landmarks_of(detector, images, device)
+        self._of_photos = (self._embed(photos), self._content(photos), self._points(photos))
+        self._of_cartoons = self._embed(cartoons)
+
+    def measure(self, outputs: np.ndarray) -> dict[str, Estimate]:
+        """Metrics of generated cartoons, (N, S, S, 3) uint8 in the order of the photos."""
+        vectors, maps, points = self._embed(outputs), self._content(outputs), self._points(outputs)
+        photo_vectors, photo_maps, photo_points = self._of_photos
+        distance = (maps - photo_maps).abs().mean(dim=(1, 2, 3)) / photo_maps.abs().mean(dim=(1, 2, 3))
+        return {
+            "kid_cartoon": kid(vectors, self._of_cartoons),
+            "frechet_cartoon": frechet(vectors, self._of_cartoons),
+            "kid_photo": kid(vectors, photo_vectors, paired=True),
+            "frechet_photo": frechet(vectors, photo_vectors, paired=True),
+            "landmark_error": mean_estimate(landmark_errors(points, photo_points)),
+            "content_distance": mean_estimate(distance.numpy()),
+            "flatness": mean_estimate(flatness(outputs)),
+        }
+
+    def rows(
+        self, measured: dict[str, Estimate], style: str, variant: str, group: str, steps: int, seed: int, code: str
+    ) -> list[dict]:
+        """What was measured of one set of pictures as rows of metrics.json: a row a metric, each saying all of itself.
+
+        measured: by metric; what no network had a part in, like the time of an image, has "-" for features.
+        """
+        return [
+            {"style": style, "variant": variant, "group": group, "steps": steps, "seed": seed, "n": e.n, "metric": name,
+             "features": self._networks.get(name, "-"), "value": e.value, "low": e.low, "high": e.high, "code": code}
+            for name, e in measured.items()
+        ]  # fmt: skip

@@ -1,0 +1,1 @@
+"""Runs: training that is logged, checkpointed, resumed, guarded and spread over processes."""
