@@ -47,18 +47,18 @@ class Generator(nn.Module):
 
     `forward` returns the cartoon, `guided_filter(photo, unfiltered(photo), filter_radius, filter_eps)`; images are
     (B, 3, H, W) RGB in [-1, 1] of any height and width. The output is linear, as in White-box, so it can leave [-1, 1] slightly; only a
-    conversion to bytes clips it. There is no instance normalisation (the seed's figure has it): its statistics run
+    conversion to bytes clips it. There is no instance normalisation (the original's figure has it): its statistics run
     over the whole image, so that a tile or another size would change the colours.
 
     Args:
-        slope: negative slope of the LeakyReLUs. White-box 0.2, seed 0.01.
-        tanh: end in a tanh as the seed does.
-        skips: False rebuilds the seed's defect: the skips and the second convolutions of both up-sampling blocks
+        slope: negative slope of the LeakyReLUs. White-box 0.2, original 0.01.
+        tanh: end in a tanh as the original does.
+        skips: False rebuilds the original's defect: the skips and the second convolutions of both up-sampling blocks
             exist, but nothing flows through them, so 46,176 parameters are dead.
-        filter_eps: eps of the guided filter on [-1, 1] images. White-box 1e-2, seed 1e-1.
-        filter_radius: of that filter, in px. White-box and the seed 1. At 2 strokes that no edge of the photo carries are
+        filter_eps: eps of the guided filter on [-1, 1] images. White-box 1e-2, original 1e-1.
+        filter_radius: of that filter, in px. White-box and the original 1. At 2 strokes that no edge of the photo carries are
             blurred away, over 4 px to each side, so that none can be drawn over a cheek.
-        padding: of the convolutions. `replicate` continues the image; White-box's and the seed's `zeros` tell where the
+        padding: of the convolutions. `replicate` continues the image; White-box's and the original's `zeros` tell where the
             border is, and faint lines grow along it.
     """
 
@@ -116,11 +116,11 @@ class PatchDiscriminator(nn.Module):
     """Cartoon or generated, patch by patch: spectrally normalised convolutions (White-box, appendix).
 
     (B, C, H, W) in [-1, 1] -> (B, 1, H/8, W/8) scores for the least-squares loss, hence no sigmoid. No instance
-    normalisation either (the seed's figure has it): it would hide the very colours that the surface branch judges.
+    normalisation either (the original's figure has it): it would hide the very colours that the surface branch judges.
 
     Args:
         channels: 3 for the surface representation, 1 for the texture representation.
-        sigmoid: end in a sigmoid as the seed does; under least squares its gradient vanishes at both ends.
+        sigmoid: end in a sigmoid as the original does; under least squares its gradient vanishes at both ends.
         features: channels of frozen features at 1/4 of the size that it sees beside the image, (B, F, H/4, W/4). A
             second head judges them (Sauer et al. 2021, "Projected GANs Converge Faster"), and the scores of both come
             back as (B, about 2 H/8 W/8): strokes and shading need not be learned from nothing. Not in the paper.

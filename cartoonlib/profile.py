@@ -83,13 +83,13 @@ class Profile:
     brighten: float = 1.0
     surface_eps: float = 0.2
 
-    # the seed's defects 2 to 7, each one repaired here
+    # the original's defects 2 to 7, each one repaired here
     skips: bool = True  # False: the U-Net's skips and second convolutions are dead
     color_shift: str = "batch"  # pixel: colour-shift weights drawn for every pixel
     sigmoid: bool = False  # True: a sigmoid under the least-squares loss
     tanh: bool = False  # True: tanh on the generator's output
-    slope: float = 0.2  # of LeakyReLU; the seed's is 0.01
-    output_eps: float = 1.0e-2  # of the guided filter on the output; the seed's is 0.1
+    slope: float = 0.2  # of LeakyReLU; the original's is 0.01
+    output_eps: float = 1.0e-2  # of the guided filter on the output; the original's is 0.1
     output_radius: int = 2  # of the same, px; at 1, the original's, strokes can grow on smooth skin
 
     padding: str = "replicate"  # of the generator's convolutions; zeros, the original's, tell where the border is

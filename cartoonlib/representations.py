@@ -83,7 +83,7 @@ COLOR_SHIFT_RANGES = ((0.199, 0.399), (0.487, 0.687), (0.014, 0.214))
 def color_shift_weights(generator: torch.Generator, shape: tuple[int, ...] = (1, 1)) -> Tensor:
     """Random weights of a grey version, (1, 3, *shape), adding up to 1.
 
-    One draw for a whole batch and for both domains (shape (1, 1)) is what White-box does. The seed draws them anew
+    One draw for a whole batch and for both domains (shape (1, 1)) is what White-box does. The original draws them anew
     for every pixel (shape (H, W)), which hands white noise to the discriminator.
     """
     low, high = torch.tensor(COLOR_SHIFT_RANGES).T.reshape(2, 1, 3, 1, 1)
@@ -106,7 +106,7 @@ def structure(
 
     Args:
         images: (B, 3, H, W) in [-1, 1]; float32 of the same shape comes back.
-        method: `slic`, the seed's default, on the device of the images; `felzenszwalb`, the paper's, on the host.
+        method: `slic`, the original's default, on the device of the images; `felzenszwalb`, the paper's, on the host.
         segments: per image. `slic` has the nearest grid without more, `felzenszwalb` fewer only where nothing is cut.
         adaptive, brighten: see superpixels.fill.
     """

@@ -39,7 +39,7 @@ from cartoonlib.runs import ablations, parallel
 
 SEED = 0
 STAGES = ("data preparation", "pretraining", "training", "ablations", "evaluation")
-ROWS = ("without texture", "seed")
+ROWS = ("without texture", "original")
 HOSTILE, GOOD = 1000, 100
 
 

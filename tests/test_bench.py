@@ -1,4 +1,4 @@
-"""The benchmark: the seed's step is as wasteful as the original, and what is measured is what is said."""
+"""The benchmark: the original's step is as wasteful as the original, and what is measured is what is said."""
 
 import itertools
 import json
@@ -34,7 +34,7 @@ def no_weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def seeds_step(face_set, cartoon_set):
-    """The seed's step after one call, with what happened in it."""
+    """The original's step after one call, with what happened in it."""
     with pytest.MonkeyPatch.context() as patch:
         counts = dict.fromkeys(("iterators", "slic", "label2rgb"), 0)
 
@@ -258,7 +258,7 @@ def test_peak_memory_never_falls():
 
 def test_the_last_line_is_the_promised_one(tmp_path, monkeypatch, capsys):
     ratio = {"min": 4.5, "median": 5.126, "max": 6.0}
-    assert tables.last_line(ratio, "cpu") == "ratio_to_seed_step 5.13 (4.50-6.00) on cpu"
+    assert tables.last_line(ratio, "cpu") == "ratio_to_original_step 5.13 (4.50-6.00) on cpu"
     content = {
         "performance": {"device": "cpu", "hardware": {"cores": 2}, "step": {"ours": {"ratio": ratio}}, "cuda": None}
     }
@@ -271,7 +271,7 @@ def test_the_last_line_is_the_promised_one(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(command, "execute", notebook)
     bench()
-    assert capsys.readouterr().out.splitlines()[-1] == "ratio_to_seed_step 5.13 (4.50-6.00) on cpu"
+    assert capsys.readouterr().out.splitlines()[-1] == "ratio_to_original_step 5.13 (4.50-6.00) on cpu"
     assert json.loads((tmp_path / "bench" / "cpu.json").read_text()) == content
 
 

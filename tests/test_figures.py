@@ -21,7 +21,7 @@ def faces() -> np.ndarray:
 
 
 def _rows(metrics=("kid_cartoon", "landmark_error")) -> list[dict]:
-    variants = ("untouched photo", "full method", "without texture", "more surface", "seed")
+    variants = ("untouched photo", "full method", "without texture", "more surface", "original")
     return [
         {"style": style, "variant": variant, "steps": 400, "seed": 0, "n": 64, "metric": metric, "features": "Net",
          "value": i + 1.0, "low": i + 0.5, "high": i + 0.9}  # as bootstraps of a biased statistic do: value outside
@@ -153,6 +153,6 @@ def test_a_band_reaches_from_the_least_to_the_largest_value():
 
 
 def test_seeds_are_told_one_by_one_with_mean_and_deviation():
-    row = {"variant": "seed", "metric": "landmark_error", "features": "faceapi68", "values": [0.1, 0.2, 0.3]}
+    row = {"variant": "original", "metric": "landmark_error", "features": "faceapi68", "values": [0.1, 0.2, 0.3]}
     line = tables.seeds_markdown([row | {"mean": 0.2, "deviation": 0.1}]).splitlines()[-1]
-    assert line == "| seed | landmark error / eye distance ↓ (faceapi68) | 0.1, 0.2, 0.3 | 0.2 ± 0.1 |"
+    assert line == "| original | landmark error / eye distance ↓ (faceapi68) | 0.1, 0.2, 0.3 | 0.2 ± 0.1 |"

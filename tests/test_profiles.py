@@ -47,7 +47,7 @@ def test_keys_and_types_of_every_profile(name):
 def test_every_ablation_of_every_profile(name):
     profile = load_profile(name)
     rows = ablation_rows(profile)
-    assert set(rows) == {"full", "sweep", "without", "added", "cost", "seed", "again"}
+    assert set(rows) == {"full", "sweep", "without", "added", "cost", "original", "again"}
     titles = [title for group in rows.values() for title in group]
     assert len(titles) == len(set(titles))
     assert all(row.train_steps == profile.ablation_steps for group in rows.values() for row in group.values())
@@ -72,17 +72,17 @@ def test_what_each_ablation_changes():
     small_filter = {"output_radius": 1}
     changed = [{"color_grade": False}, {"texture_features": False}, squared, pytest.approx(equal_rates), small_filter]
     assert added == changed
-    seed = rows["seed"].pop("seed")
-    assert (seed.color, seed.texture_features, seed.edge_aware, seed.output_radius) == (0, False, False, 1)
-    assert seed.discriminator_rate == seed.generator_rate
-    repeated = {"full method": base, "without landmark": rows["without"]["without landmark"], "seed": seed}
+    original = rows["original"].pop("original")
+    assert (original.color, original.texture_features, original.edge_aware, original.output_radius) == (0, False, False, 1)
+    assert original.discriminator_rate == original.generator_rate
+    repeated = {"full method": base, "without landmark": rows["without"]["without landmark"], "original": original}
     expected = {f"{title}, seed {n}": row.replace(seed=n) for title, row in repeated.items() for n in (1, 2)}
     assert rows["again"] == expected
     defects = {"skips": False, "color_shift": "pixel", "sigmoid": True, "tanh": True, "slope": 0.01, "output_eps": 0.1}
-    assert defects.items() <= changes(seed, base).items()
-    all_repairs = changes(rows["seed"].pop("seed + all repairs"), seed)
+    assert defects.items() <= changes(original, base).items()
+    all_repairs = changes(rows["original"].pop("original + all repairs"), original)
     assert all_repairs == {key: getattr(base, key) for key in defects}
-    repaired = [changes(row, seed) for row in rows["seed"].values()]
+    repaired = [changes(row, original) for row in rows["original"].values()]
     assert repaired == [{key: getattr(base, key)} for key in defects]  # one at a time, in the order of SEED.md
 
 
@@ -235,13 +235,13 @@ def test_the_command_prints_a_profile_or_one_sentence():
 # --- weights and keys --------------------------------------------------------------------------------------------
 
 
-def test_published_weights_have_the_effect_that_the_seed_page_names():
-    seed = scale_free_weights(PUBLISHED["seed"], size=128, channels=512, magnitude=1.0)
-    assert seed["total_variation"] == pytest.approx(0.2035, abs=1e-4)
-    assert seed["content"] == seed["structure"] == pytest.approx(2.29e-3, rel=1e-3)
-    assert (seed["surface"], seed["texture"]) == (0.1, 1.0)
-    assert scale_free_weights(PUBLISHED["seed"], 128, 512, 3.5)["content"] == pytest.approx(3.5 * seed["content"])
-    readme = scale_free_weights(PUBLISHED["seed README"], 128, 512, 1.0)
+def test_published_weights_have_the_effect_that_its_page_names():
+    original = scale_free_weights(PUBLISHED["original"], size=128, channels=512, magnitude=1.0)
+    assert original["total_variation"] == pytest.approx(0.2035, abs=1e-4)
+    assert original["content"] == original["structure"] == pytest.approx(2.29e-3, rel=1e-3)
+    assert (original["surface"], original["texture"]) == (0.1, 1.0)
+    assert scale_free_weights(PUBLISHED["original"], 128, 512, 3.5)["content"] == pytest.approx(3.5 * original["content"])
+    readme = scale_free_weights(PUBLISHED["original README"], 128, 512, 1.0)
     assert readme["total_variation"] == pytest.approx(2.0, rel=0.03)
     assert readme["content"] == pytest.approx(1.5e-4, rel=0.03)
     assert readme["structure"] == pytest.approx(4.6e-6, rel=0.03)

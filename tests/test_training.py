@@ -384,7 +384,7 @@ def leaves(tensor: torch.Tensor) -> set[int]:
 
 
 def test_each_update_reaches_its_own_networks_only(tmp_path, monkeypatch, face_set, cartoon_set):
-    """The seed's discriminator updates send gradients through the generator, and VGG19's weights collect them."""
+    """The original's discriminator updates send gradients through the generator, and VGG19's weights collect them."""
     networks, reached, frozen = {}, {}, []
     loop = training._Loop.__init__
 

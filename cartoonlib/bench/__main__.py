@@ -1,6 +1,6 @@
 """`python -m cartoonlib.bench` runs notebooks/06_performance.ipynb with the profile `bench` and keeps its numbers.
 
-They become results/bench/<cpu|cuda>.json. Two more tasks are processes that the notebook measures: `serve ours|seed
+They become results/bench/<cpu|cuda>.json. Two more tasks are processes that the notebook measures: `serve ours|original
 SETTINGS CHANGES` (both JSON) makes one step whenever it is asked to, `draw WAY GENERATOR HEIGHT WIDTH REPEATS` draws a
 photo.
 """
@@ -37,7 +37,7 @@ def main() -> None:
             case ["draw", way, generator, *numbers]:
                 print(json.dumps(_draw(way, generator, *map(int, numbers))))
             case _:
-                raise files.InputError("Give nothing, or: serve ours|seed SETTINGS CHANGES, both as JSON.")
+                raise files.InputError("Give nothing, or: serve ours|original SETTINGS CHANGES, both as JSON.")
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def weights_at_hand(perceptual: str) -> bool:
 
 
 class OriginalStep:
-    """The seed's training step, with what is known to make it slow: five losses, float32, NCHW, one image after the other.
+    """The original's training step, with what is known to make it slow: five losses, float32, NCHW, one image after the other.
 
     Known, and rebuilt: a new loader iterator for every step; VGG19 collects weight gradients, which nothing clears, for
     photo, output and structure target alike; each image of the batch goes to the host, through scikit-image's SLIC and
@@ -54,7 +54,7 @@ class OriginalStep:
     their turn and gets gradients there, for it is not detached; colour-shift weights for every pixel; dead skips,
     LeakyReLU 0.01, tanh, sigmoid, guided filters of eps 0.1 (output) and 0.2 (surface); Adam with its defaults.
 
-    Not known, or not to be had, and built so that it should not slow the seed down:
+    Not known, or not to be had, and built so that it should not slow the original down:
     - joblib is not installed: threads of a pool that stays, one a core, which copy nothing (SLIC lets others run; on many
       cores processes may be faster);
     - label2rgb(kind="mix") raises today: kind="avg";
@@ -99,7 +99,7 @@ class OriginalStep:
         terms["content"] = F.l1_loss(of_output, of_photo) / size
         terms["structure"] = F.l1_loss(of_output, of_target) / size
         terms["total_variation"] = losses.total_variation(output) / output[0].numel()
-        total = sum(PUBLISHED["seed"][name] * value for name, value in terms.items())
+        total = sum(PUBLISHED["original"][name] * value for name, value in terms.items())
         self.g_optimizer.zero_grad()
         with record_function("backward"):
             total.backward()

@@ -70,7 +70,7 @@ def pretraining(p: Profile, faces: ImageSet) -> Callable[[], dict]:
 
 
 def originals(p: Profile, faces: ImageSet, cartoons: ImageSet) -> Callable[[], dict]:
-    """The seed's step on the same images, cut to the centre, for it augments nothing."""
+    """The original's step on the same images, cut to the centre, for it augments nothing."""
     update = OriginalStep(p, training.make_accelerator(p).device)
     sets = [OriginalImages(center_crop(images.part("train"), p.size), p.batch) for images in (faces, cartoons)]
 
@@ -81,7 +81,7 @@ def originals(p: Profile, faces: ImageSet, cartoons: ImageSet) -> Callable[[], d
     return step
 
 
-STEPS = {"ours": ours, "seed": originals}
+STEPS = {"ours": ours, "original": originals}
 
 
 def spread(values: Iterable[float]) -> dict[str, float]:
@@ -158,10 +158,10 @@ def peak_memory(device: torch.device) -> float:
 class Elsewhere:
     """A step in a process of its own, which makes one whenever it is called: with malloc's settings and a peak of its own.
 
-    The seed's step would else profit from what ours does to malloc. InputError, with the reason, when the process ends.
+    The original's step would else profit from what ours does to malloc. InputError, with the reason, when the process ends.
 
     Args:
-        which: "ours" or "seed".
+        which: "ours" or "original".
         changes: of the profile's settings. Images come out of its own sets, enlarged or reduced for another size.
     """
 

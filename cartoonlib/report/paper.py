@@ -17,8 +17,8 @@ from ..files import InputError, write_atomic
 
 WIDTH = 10.0  # 1500 px: readable when a page shows it at half of that
 INK, MUTED, RULE = "#22272e", "#5d6570", "#c3c9d2"
-COLORS = {  # of every loss and its branch, of the generator, and of the seed's variants
-    "seed": "#8c6d4f", "surface": "#3a9d6b", "texture": "#2ea7b8", "structure": "#5b8fd6", "landmark": "#7d858c",
+COLORS = {  # of every loss and its branch, of the generator, and of the original's variants
+    "original": "#8c6d4f", "surface": "#3a9d6b", "texture": "#2ea7b8", "structure": "#5b8fd6", "landmark": "#7d858c",
     "content": "#1f4078", "color": "#d9902f", "total_variation": "#8a6fb0", "generator": "#c0483f", "full": "#c0483f",
 }  # fmt: skip
 styled = plt.style.context(Path(__file__).with_name("cartoonlib.mplstyle"))

@@ -9,7 +9,7 @@ from ..files import InputError, write_atomic
 
 
 def last_line(ratio: dict[str, float], device: str) -> str:
-    return f"ratio_to_seed_step {ratio['median']:.2f} ({ratio['min']:.2f}-{ratio['max']:.2f}) on {device}"
+    return f"ratio_to_original_step {ratio['median']:.2f} ({ratio['min']:.2f}-{ratio['max']:.2f}) on {device}"
 
 
 ROW = ("style", "variant", "steps", "seed", "n", "metric", "features", "value", "low", "high")

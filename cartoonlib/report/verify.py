@@ -63,7 +63,7 @@ def _speeds(readme: str, read: Callable) -> list[str]:
     every = steps["ours, every image"]["ratio"]
     wanted = [tables.last_line(steps["ours"]["ratio"], "cpu")]
     wanted += [f"{every['median']:.2f} ({every['min']:.2f}-{every['max']:.2f})"]
-    wanted += [f"{steps[name]['seconds']['median']:.2f} s" for name in ("ours", "ours, every image", "seed")]
+    wanted += [f"{steps[name]['seconds']['median']:.2f} s" for name in ("ours", "ours, every image", "original")]
     photos = [line for name in ("drawing_goals", "onnx_variants") for line in performance.get(name, [])]
     wanted += [f"| {' | '.join(line)} |" for line in photos]
     return [f"`{text}` of results/bench/cpu.json is not there" for text in wanted if text not in readme]
