@@ -11,8 +11,10 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
+GROUPS = PROJECT["optional-dependencies"]  # photos, running, development: each may contain another one
+DEPENDENCIES = [line for group in (PROJECT["dependencies"], *GROUPS.values()) for line in group if "[" not in line]
 
 ENVIRONMENT = """\
 # For conda users, written by `make lock`. All packages come from requirements.lock, the same versions as without conda:
@@ -34,7 +36,7 @@ def environment() -> str:
 
 def read_lock() -> list[tuple[str, str, str, list[str]]]:
     """(name, version, marker, hashes) of every entry of requirements.lock."""
-    text = re.sub(r"^\s*#.*\n", "", (ROOT / "requirements.lock").read_text(), flags=re.M)
+    text = re.sub(r"^\s*#.*\n", "", (ROOT / "requirements.lock").read_text(encoding="utf-8"), flags=re.M)
     entries = []
     for line in text.replace("\\\n", " ").splitlines():
         requirement, *hashes = re.split(r"\s+--hash=", line.strip())
@@ -64,7 +66,7 @@ def pinned(python: str, system: str) -> dict[str, list[str]]:
 
 
 def test_the_lock_has_hashes_and_no_address():
-    text = (ROOT / "requirements.lock").read_text()
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     assert "://" not in text and "-url" not in text and " @ " not in text and "-e " not in text
     entries = read_lock()
     assert len(entries) > 100
@@ -77,19 +79,26 @@ def test_every_dependency_is_locked_once_to_a_version_that_it_allows():
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
-    overrides = (ROOT / "overrides.txt").read_text().splitlines()
+    overrides = (ROOT / "overrides.txt").read_text(encoding="utf-8").splitlines()
     for python in PYTHONS:
         for system in SYSTEMS:
             lock = pinned(python, system)
             assert all(len(versions) == 1 for versions in lock.values()), (python, system)
-            for line in [*PROJECT["dependencies"], *PYPROJECT["build-system"]["requires"], *overrides]:
+            for line in [*DEPENDENCIES, *PYPROJECT["build-system"]["requires"], *overrides]:
                 requirement = Requirement(line)
                 (version,) = lock[canonicalize_name(requirement.name)]
                 assert requirement.specifier.contains(version), f"{line}: {version} on {system}, Python {python}"
 
 
+def test_each_group_contains_the_one_before_it():
+    """`make` installs all of the lock; pip can install one group, and then needs all that its rooms import."""
+    assert list(GROUPS) == ["photos", "running", "development"]
+    assert "cartoonlib[photos]" in GROUPS["running"] and "cartoonlib[running]" in GROUPS["development"]
+    assert len(set(DEPENDENCIES)) == len(DEPENDENCIES), "a dependency stands in two groups"
+
+
 def test_overrides_are_those_of_pyproject():
-    assert set((ROOT / "overrides.txt").read_text().split()) <= set(PROJECT["dependencies"])
+    assert set((ROOT / "overrides.txt").read_text(encoding="utf-8").split()) <= set(DEPENDENCIES)
 
 
 def test_nothing_that_the_installed_packages_need_is_missing_from_the_lock():
@@ -115,7 +124,7 @@ def test_nothing_that_the_installed_packages_need_is_missing_from_the_lock():
 
 
 def test_the_environment_file_is_what_this_script_prints():
-    assert (ROOT / "environment.yml").read_text() == environment(), "run `make lock`"
+    assert (ROOT / "environment.yml").read_text(encoding="utf-8") == environment(), "run `make lock`"
 
 
 def test_conda_users_get_the_versions_of_the_lock_too():
@@ -123,13 +132,13 @@ def test_conda_users_get_the_versions_of_the_lock_too():
     import yaml
     from packaging.specifiers import SpecifierSet
 
-    content = yaml.safe_load((ROOT / "environment.yml").read_text())
+    content = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     assert set(content) == {"name", "channels", "dependencies"} and content["channels"] == ["conda-forge"]
     python, *others = content["dependencies"]
     assert others == ["make", "pip"]
     version = python.removeprefix("python=")
     assert version in PYTHONS and SpecifierSet(PROJECT["requires-python"]).contains(version)
-    makefile = (ROOT / "Makefile").read_text()
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert "pip install" in makefile and "--require-hashes --no-deps -r requirements.lock" in makefile
 
 
