@@ -190,7 +190,7 @@ class TrainStep:
             with torch.no_grad():
                 photo_points = self.points(photo)
             terms["landmark"] = losses.landmark(self.points(output), photo_points, landmarks.FACE_WIDTH)
-        total = sum(getattr(p, name) * value for name, value in terms.items())
+        total = sum(getattr(p.weights, name) * value for name, value in terms.items())
         self.g_optimizer.zero_grad(set_to_none=True)
         with record_function("backward"):
             total.backward()

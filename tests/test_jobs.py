@@ -44,7 +44,7 @@ precision: fp32
 """
 ROWS = """
 full: {full method: {}}
-others: {no content: {content: 0}, dead skips: {skips: false}}
+others: {no content: {weights: {content: 0}}, dead skips: {skips: false}}
 """
 BAD_ROWS = """
 bad: {too fast: {discriminator_rate: 1.0e+30}, broken weights: {landmarks: fan}}
@@ -161,7 +161,7 @@ def test_processes_stop_with_the_sentence_of_one(results):
 
 def test_notebook_launcher_trains_the_same_run(results, launched, tmp_path, monkeypatch):
     """In a new kernel, which has used neither a GPU nor an Accelerator yet, for this launcher forks."""
-    settings = dataclasses.asdict(load_profile("tiny"))
+    settings = load_profile("tiny").model_dump()
     launch = "notebook_launcher(parallel.{}, num_processes=2, use_port=str(get_free_port()))"
     cells = [
         f"from pathlib import Path\nimport torch\nfrom cartoonlib import files\nfrom cartoonlib.dataset.sets import Sets\n"
@@ -243,7 +243,7 @@ def test_two_workers_train_the_rows_of_the_table(results, tiny, monkeypatch, cap
 def test_rows_wait_for_the_pretraining_that_they_share(results, monkeypatch):
     """Else two workers would train one folder at once. A client that does nothing: what is a job, and what comes first?"""
     tiny = load_profile("tiny")
-    rows = {"one": tiny, "other": tiny.replace(content=0), "architecture": tiny.replace(skips=False)}
+    rows = {"one": tiny, "other": tiny.replace(weights={"content": 0}), "architecture": tiny.replace(skips=False)}
     folders = {title: parallel.run_folder(row, sets(), "drawn") for title, row in rows.items()}
     first = {}
 
@@ -278,7 +278,7 @@ def test_rows_wait_for_the_pretraining_that_they_share(results, monkeypatch):
 
 def test_a_row_is_what_became_of_its_pretraining(results):
     stopped = {"stopped": "pretraining stopped at step 2"}
-    assert ablations._work(dataclasses.asdict(load_profile("tiny")), "drawn", "row", "client", stopped) == stopped
+    assert ablations._work(load_profile("tiny").model_dump(), "drawn", "row", "client", stopped) == stopped
     assert not results.exists()
 
 

@@ -1,10 +1,12 @@
-import dataclasses
 import json
 import subprocess
 import sys
+import typing
+from typing import Literal
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from cartoonlib import files
 from cartoonlib.files import InputError
@@ -13,7 +15,7 @@ from cartoonlib.report.published import PUBLISHED, published_weights, scale_free
 from cartoonlib.runs.ablations import ablation_rows
 from cartoonlib.runs.store import NOT_IN_KEY, PRETRAIN_SETTINGS
 
-FIELDS = {field.name: field.type for field in dataclasses.fields(Profile)}
+FIELDS = {name: field.annotation for name, field in Profile.model_fields.items()}
 FILES = sorted(p.stem for p in files.PROFILES.glob("*.yaml") if p.stem != "ablations")
 
 
@@ -38,8 +40,11 @@ def test_keys_and_types_of_every_profile(name):
     assert profile.name == name
     for key, kind in FIELDS.items():
         value = getattr(profile, key)
-        assert type(value) is (tuple if kind == tuple[str, ...] else kind), key
-        if key in written:
+        if typing.get_origin(kind) is not Literal:
+            assert type(value) is (tuple if kind == tuple[str, ...] else kind), key
+        if key == "weights":
+            assert written.get(key, {}).items() <= value.model_dump().items()
+        elif key in written:
             assert value == (tuple(written[key]) if type(value) is tuple else written[key])
 
 
@@ -55,7 +60,7 @@ def test_every_ablation_of_every_profile(name):
 
 
 def changes(row: Profile, base: Profile) -> dict:
-    return {key: getattr(row, key) for key in FIELDS if getattr(row, key) != getattr(base, key)}
+    return {key: value for key, value in row.flat().items() if base.flat()[key] != value}
 
 
 def test_what_each_ablation_changes():
@@ -63,7 +68,7 @@ def test_what_each_ablation_changes():
     rows, base = ablation_rows(base), base.replace(train_steps=base.ablation_steps, style_settings={})
     for title, row in rows["sweep"].items():
         (key,) = changes(row, base)
-        assert getattr(row, key) == pytest.approx(4 * getattr(base, key)) and key in title
+        assert getattr(row.weights, key) == pytest.approx(4 * getattr(base.weights, key)) and key in title
     without = [changes(row, base) for row in rows["without"].values()]
     assert without == [{key: 0.0} for key in LOSSES]
     added = [changes(row, base) for row in rows["added"].values()]
@@ -73,7 +78,7 @@ def test_what_each_ablation_changes():
     changed = [{"color_grade": False}, {"texture_features": False}, squared, pytest.approx(equal_rates), small_filter]
     assert added == changed
     original = rows["original"].pop("original")
-    assert (original.color, original.texture_features, original.edge_aware, original.output_radius) == (0, False, False, 1)
+    assert (original.weights.color, original.texture_features, original.edge_aware, original.output_radius) == (0, False, False, 1)
     assert original.discriminator_rate == original.generator_rate
     repeated = {"full method": base, "without landmark": rows["without"]["without landmark"], "original": original}
     expected = {f"{title}, seed {n}": row.replace(seed=n) for title, row in repeated.items() for n in (1, 2)}
@@ -87,14 +92,15 @@ def test_what_each_ablation_changes():
 
 
 def test_a_style_may_set_weights_and_steps_for_itself():
-    base = load_profile("quick", {"style_settings": {"lorelei": {"texture": 4, "train_steps": 7}}})
-    assert base.of("lorelei") == base.replace(texture=4.0, train_steps=7, style_settings={})
+    base = load_profile("quick", {"style_settings": {"lorelei": {"weights": {"texture": 4}, "train_steps": 7}}})
+    assert base.of("lorelei") == base.replace(weights={"texture": 4.0}, train_steps=7, style_settings={})
     assert base.of("adventurer") == base.replace(style_settings={}) == load_profile("quick", {"style_settings": {}})
     assert ablation_rows(base) == ablation_rows(load_profile("quick"))
     assert not set(OF_A_STYLE) & set(PRETRAIN_SETTINGS)  # one pretraining for all styles, that of notebook 02
-    assert profile_of(json.loads(json.dumps(dataclasses.asdict(base)))) == base and hash(base) == hash(base.replace())
-    wrong = {"texture` must be of type float": {"texture": "4"}, "texture` must be 0 or more": {"texture": -1}}
-    names = "style_settings: lorelei` must be settings out of train_steps, ema, content"
+    assert profile_of(json.loads(json.dumps(base.model_dump()))) == base
+    wrong = {"of type float": "4", "0 or more": -1}
+    wrong = {f"texture` must be {wanted}": {"weights": {"texture": value}} for wanted, value in wrong.items()}
+    names = "style_settings: lorelei` must be settings out of train_steps, ema, weights"
     for problem, settings in [*wrong.items(), (names, {"textur": 4}), (names, {"batch": 4}), (names, 5), (names, None)]:
         with pytest.raises(InputError, match=problem) as error:
             base.replace(style_settings={"lorelei": settings})
@@ -104,11 +110,13 @@ def test_a_style_may_set_weights_and_steps_for_itself():
 
 
 def test_overrides_hold_for_styles_that_set_something_for_themselves(folder):
-    text = "styles: [lorelei, open_peeps]\nstyle_settings: {lorelei: {texture: 4.0, train_steps: 7}}\n"
+    text = "styles: [lorelei, open_peeps]\nstyle_settings: {lorelei: {weights: {texture: 4.0, color: 5.0}, train_steps: 7}}\n"
     (folder / "mine.yaml").write_text(text)
     assert load_profile("mine").of("lorelei").train_steps == 7
     changed = load_profile("mine", {"train_steps": 9, "styles": ["open_peeps"]})
-    assert (changed.of("lorelei").train_steps, changed.of("lorelei").texture) == (9, 4.0)
+    assert (changed.of("lorelei").train_steps, changed.of("lorelei").weights.texture) == (9, 4.0)
+    changed = load_profile("mine", {"weights": {"texture": 2.0}}).of("lorelei").weights
+    assert (changed.texture, changed.color) == (2.0, 5.0)
     given = {"style_settings": {"lorelei": {"train_steps": 5}}, "train_steps": 9}
     assert (load_profile("mine", given).of("lorelei").train_steps, load_profile("mine", given).of("other").train_steps) == (5, 9)
     (folder / "mine.yaml").write_text(text.replace("lorelei: {", "lorelai: {"))
@@ -136,21 +144,24 @@ def test_discriminators_learn_at_twice_the_generators_rate(name):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"contents": 1.0}, "Unknown setting `contents`. Did you mean `content`?"),
+        ({"batches": 1}, "Unknown setting `batches`. Did you mean `batch`?"),
+        ({"content": 1.0}, "Unknown setting `content`. It is a weight: write `weights: {content: ...}`."),
+        ({"weights": {"contents": 1.0}}, "Unknown setting `weights.contents`. Did you mean `content`?"),
+        ({"weights": 3}, "The setting `weights` must be a table with content, color"),
         ({"qqqqq": 1}, "Unknown setting `qqqqq`. Known settings: name, faces"),
         ({3: 1}, "Unknown setting `3`"),
         ({"batch": "16"}, "`batch` must be of type int, not '16'"),
         ({"batch": 16.0}, "`batch` must be of type int, not 16.0"),
         ({"batch": True}, "`batch` must be of type int, not True"),
-        ({"content": False}, "`content` must be of type float, not False"),
+        ({"weights": {"content": False}}, "`weights.content` must be of type float, not False"),
         ({"skips": 1}, "`skips` must be of type bool, not 1"),
         ({"generator_rate": "2e-4"}, "write 2.0e-4"),
         ({"faces": "ffhq"}, "`faces` must be a list of names, not 'ffhq'"),
         ({"faces": [1]}, "`faces` must be a list of names"),
         ({"faces": []}, "must be a list with one name or more"),
-        ({"content": None}, "`content` must be of type float, not None"),
-        ({"content": -1}, "`content` must be 0 or more"),
-        ({"content": float("nan")}, "`content` must be 0 or more"),
+        ({"weights": {"content": None}}, "`weights.content` must be of type float, not None"),
+        ({"weights": {"content": -1}}, "`weights.content` must be 0 or more"),
+        ({"weights": {"content": float("nan")}}, "`weights.content` must be 0 or more"),
         ({"batch": 0}, "`batch` must be 1 or more"),
         ({"size": 16}, "`size` must be 32 or more"),
         ({"test_fraction": 1.0}, "between 0 and 1"),
@@ -170,13 +181,13 @@ def test_wrong_settings_are_refused_in_one_sentence(settings, message):
 
 
 def test_an_int_is_a_float_and_a_list_is_a_tuple():
-    profile = profile_of({"name": "test", "content": 2, "faces": ["a", "b"]})
-    assert type(profile.content) is float and profile.faces == ("a", "b")
-    assert profile.replace(content=3).content == 3.0
+    profile = profile_of({"name": "test", "weights": {"content": 2}, "faces": ["a", "b"]})
+    assert type(profile.weights.content) is float and profile.faces == ("a", "b")
+    assert profile.replace(weights={"content": 3}).weights.content == 3.0
     with pytest.raises(InputError, match="Did you mean `content`"):
-        profile.replace(contnt=3)
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        profile.content = 1.0
+        profile.replace(weights={"contnt": 3})
+    with pytest.raises(ValidationError, match="frozen"):
+        profile.weights.content = 1.0
 
 
 @pytest.mark.parametrize("name", ["nonsense", "ablations", "../profiles/quick", ""])
@@ -200,9 +211,9 @@ def test_broken_files_are_refused(folder):
 @pytest.mark.parametrize(
     "row, message",
     [
-        ("contnt: x4", "Did you mean `content`"),
+        ("weights: {contnt: x4}", "Did you mean `content`"),
         ("superpixels: xyz", "superpixels"),
-        ("content: y4", "content"),
+        ("weights: {content: y4}", "content"),
         ("generator_rate: x4", "generator_rate"),
     ],
 )
@@ -261,7 +272,7 @@ def test_keys_are_stable_and_ignore_what_changes_no_result():
     assert base.key((), "hash") != base.key() != base.replace(seed=1).key()
     same = base.replace(styles=["x"], log_every=7, checkpoint_every=9, ablation_steps=3)
     assert base.key(NOT_IN_KEY) == same.key(NOT_IN_KEY)
-    changes = ({"train_steps": 7}, {"content": 0.5}, {"ema": 0.5}, {"color_grade": False}, {"faces": ["x"]})
+    changes = ({"train_steps": 7}, {"weights": {"content": 0.5}}, {"ema": 0.5}, {"color_grade": False}, {"faces": ["x"]})
     for change in ({"shown": "y"}, *changes):  # `shown`: whose pictures lie in the folder
         assert base.key(NOT_IN_KEY) != base.replace(**change).key(NOT_IN_KEY)
 
@@ -273,5 +284,5 @@ def test_the_key_is_the_same_in_another_process():
 
 
 def test_named_settings_exist():
-    assert set(NOT_IN_KEY) | set(PRETRAIN_SETTINGS) | set(LOSSES) <= set(FIELDS)
+    assert set(NOT_IN_KEY) | set(PRETRAIN_SETTINGS) <= set(FIELDS)
     assert not set(LOSSES) & set(PRETRAIN_SETTINGS)

@@ -1,7 +1,6 @@
 """The step on a GPU that is not there, over several processes, and killed in the middle."""
 
 import copy
-import dataclasses
 import json
 import os
 import shutil
@@ -322,7 +321,7 @@ def job(tmp_path, face_set, cartoon_set):
         launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
         launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
         launch += ["--main_process_port", "0"]
-        settings = json.dumps(dataclasses.asdict(profile))
+        settings = json.dumps(profile.model_dump())
         command = [sys.executable, *(launch if processes > 1 else []), "job.py", settings, str(runs), str(kill_at)]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         return subprocess.run(command, cwd=tmp_path, env=environment, timeout=240).returncode

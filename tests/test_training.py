@@ -165,11 +165,11 @@ def test_a_run_of_older_code_is_used_and_said_to_be_so(finished, face_set, carto
 def test_what_names_a_run(tmp_path, monkeypatch, face_set, cartoon_set):
     """Another seed, weight or style is another run; rows that differ in loss weights share their pretraining."""
     monkeypatch.setattr(training, "_finished", lambda folder, _progress: folder.name)  # names only
-    runs = [(TINY, "drawn"), (TINY.replace(seed=1), "drawn"), (TINY.replace(content=0), "drawn"), (TINY, "other")]
+    runs = [(TINY, "drawn"), (TINY.replace(seed=1), "drawn"), (TINY.replace(weights={"content": 0}), "drawn"), (TINY, "other")]
     names = {train(profile, tmp_path, face_set, cartoon_set, style, progress=silent) for profile, style in runs}
     assert len(names) == 4
     base = pretrain(TINY, tmp_path, face_set, silent)
-    assert pretrain(TINY.replace(content=0, texture=3, segments=9, ema=0.9), tmp_path, face_set, silent) == base
+    assert pretrain(TINY.replace(weights={"content": 0, "texture": 3}, segments=9, ema=0.9), tmp_path, face_set, silent) == base
     changes = [{"seed": 1}, {"skips": False}, {"slope": 0.1}, {"batch": 3}, {"pretrain_steps": 5}]
     others = {pretrain(TINY.replace(**change), tmp_path, face_set, silent) for change in changes}
     assert len(others | {base}) == 6
@@ -262,7 +262,7 @@ def test_a_style_trains_with_its_own_settings(tmp_path, face_set, cartoon_set):
     assert run.folder == plain.folder == store.train_folder(profile, tmp_path, face_set, cartoon_set, "drawn")
     assert run.summary["steps"] == 2
     (row,) = run.log()
-    assert row["total"] == pytest.approx(sum(getattr(profile.of("drawn"), key) * row[key] for key in LOSSES), rel=1e-4)
+    assert row["total"] == pytest.approx(sum(getattr(profile.of("drawn").weights, key) * row[key] for key in LOSSES), rel=1e-4)
     folders = [store.train_folder(p, tmp_path, face_set, cartoon_set, "other") for p in (profile, TINY)]
     assert folders[0] == folders[1]
 

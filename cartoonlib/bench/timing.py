@@ -166,7 +166,7 @@ class Elsewhere:
     """
 
     def __init__(self, p: Profile, which: str, **changes: int):
-        settings = [json.dumps(dataclasses.asdict(p)), json.dumps(changes)]
+        settings = [json.dumps(p.model_dump()), json.dumps(changes)]
         command = [sys.executable, "-m", "cartoonlib.bench", "serve", which, *settings]
         self._errors, pipe = tempfile.TemporaryFile("w+"), subprocess.PIPE
         self._process = subprocess.Popen(

@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import dataclasses
 import logging
 import os
 import re
@@ -20,7 +19,7 @@ import torch
 from .. import files
 from ..dataset.sets import Sets
 from ..files import InputError
-from ..profile import LOSSES, Profile, load_profile, profile_of, read_yaml
+from ..profile import Profile, load_profile, profile_of, read_yaml
 from .guards import TrainingStopped
 from .parallel import is_whole, run, run_folder, show_line, silent
 from .store import runs_folder
@@ -72,7 +71,7 @@ def _spread(client, rows: dict[str, Profile], before: dict, folders: dict[str, P
         client.subscribe_topic(f"progress of {client.id}", lambda event: show_line(event[1]))
     futures = {}
     for title, row in rows.items():
-        job = dataclasses.asdict(row)
+        job = row.model_dump()
         pretrained = _submit(client, before[title], job, None, title)
         futures[_submit(client, folders[title], job, style, title, pretrained)] = title
     ended = {}
@@ -171,16 +170,21 @@ def ablation_rows(profile: Profile) -> dict[str, dict[str, Profile]]:
     that diverges stops, which is a result too.
     """
 
-    def value(key: str, written: object) -> object:
-        factor = re.fullmatch(r"x(\d+\.?\d*)", str(written))
-        scaled = factor and key in (*LOSSES, "discriminator_rate")
-        return getattr(profile, key) * float(factor[1]) if scaled else written
-
+    own = profile.weights.model_dump() | {"discriminator_rate": profile.discriminator_rate}
     groups: dict[str, dict[str, Profile]] = {}
     for group, rows in read_yaml(files.PROFILES / "ablations.yaml").items():
         groups[group] = {}
         for title, changes in rows.items():
-            changed = {key: value(key, written) for key, written in (changes or {}).items()}
+            changed = _scaled(changes or {}, own)
+            if isinstance(changed.get("weights"), dict):
+                changed["weights"] = _scaled(changed["weights"], own)
             same = {"train_steps": profile.ablation_steps, "style_settings": {}, "on_divergence": "stop"}
             groups[group][title] = profile.replace(**same | changed)
     return groups
+
+
+def _scaled(changes: dict, own: dict[str, float]) -> dict:
+    """Changes in which `x4` of something that the profile has of its own has become four times that."""
+    factors = {key: re.fullmatch(r"x(\d+\.?\d*)", str(written)) for key, written in changes.items()}
+    scaled = {key: own[key] * float(factor[1]) for key, factor in factors.items() if factor and key in own}
+    return changes | scaled

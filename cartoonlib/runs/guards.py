@@ -47,7 +47,7 @@ def check(row: dict, before: list[dict], profile: Profile) -> None:
         raise Diverged(step, what, "Pretrain longer or raise the content weight.", good, rates)
     recent = [*(old for old in before if old["step"] > step - PATIENCE), row]
     for name in ("surface", "texture"):  # a discriminator whose loss has no weight wins, and does no harm
-        judged = step >= PATIENCE and f"d_{name}" in row and getattr(profile, name) > 0
+        judged = step >= PATIENCE and f"d_{name}" in row and getattr(profile.weights, name) > 0
         if judged and all(each[f"d_{name}"] < WON for each in recent):
             what = f"the {name} discriminator has won (its loss has been below {WON} for {PATIENCE} steps)"
             advice = f"Lower discriminator_rate or raise the weight of {name}."

@@ -7,7 +7,6 @@ same results/ is seen.
 """
 
 import contextlib
-import dataclasses
 import json
 import os
 import shutil
@@ -100,7 +99,7 @@ def _launch(profile: Profile, style: str | None, title: str, progress: Callable)
     if 0 < gpus < profile.processes:
         raise InputError(f"`processes: {profile.processes}` needs as many GPUs, and this machine has {gpus}.")
     threads = max(1, torch.get_num_threads() // profile.processes)
-    job = {"settings": dataclasses.asdict(profile), "style": style, "title": title}
+    job = {"settings": profile.model_dump(), "style": style, "title": title}
     command = [
         sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1",
         "--num_processes", str(profile.processes), "--num_cpu_threads_per_process", str(threads),

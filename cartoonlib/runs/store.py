@@ -77,7 +77,7 @@ def runs_folder(profile: Profile) -> Path:
 
 def pretrain_folder(profile: Profile, runs: Path, faces: ImageSet) -> Path:
     """Where the pretraining of a profile lives: named by the settings and data that decide it."""
-    ignored = tuple(f for f in profile.__dataclass_fields__ if f not in PRETRAIN_SETTINGS)
+    ignored = tuple(key for key in profile.flat() if key not in PRETRAIN_SETTINGS)
     return runs / f"pretrain-{profile.key(ignored, faces.hash)}"
 
 
