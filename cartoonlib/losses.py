@@ -1,9 +1,12 @@
-"""The six losses and the least-squares adversarial pair: pure functions of tensors.
+"""The six losses, the colour term and the loss of the discriminators: pure functions of tensors.
+
+Each but the last is named as its weight in the profile (`weights:`), and the generator minimises their weighted sum
+(White-box eq. 6, and the landmark loss).
 
 The losses are scale-free, so that weights carry over from one resolution and perceptual network to another: content and
 structure are relative to the size of the features that they compare, colour is a mean over pixels, landmarks are in
 units of the face's width. Total variation is per pixel: a picture of twice the size has smaller steps and a smaller
-value. `profiles.scale_free_weights` converts the published weights.
+value. `report.published.scale_free_weights` converts the published weights.
 """
 
 from functools import lru_cache
@@ -148,15 +151,24 @@ def landmark(output_points: Tensor, photo_points: Tensor, face_width: float) -> 
     return (difference.square().sum(dim=-1) + 1e-12).sqrt().sub(1e-6).mean() / face_width
 
 
-def adversarial_generator(fake_scores: Tensor) -> Tensor:
-    """Least-squares loss of the generator: mean (D(fake) - 1)^2 (Mao et al. 2017; White-box eq. 1 and 5).
+def surface(fake_scores: Tensor) -> Tensor:
+    """Adversarial loss of the surface branch (White-box eq. 1): D sees guided-filtered outputs and cartoons.
 
-    Serves the surface branch, where D sees guided-filtered images, and the texture branch, where it sees colour-shifted
-    ones. White-box writes the logarithmic form and implements this one.
+    Least squares, mean (D(fake) - 1)^2 (Mao et al. 2017): White-box writes the logarithmic form and implements this
+    one. Scores of any shape -> scalar; 1 where D is sure that it sees an output.
     """
+    return _least_squares(fake_scores)
+
+
+def texture(fake_scores: Tensor) -> Tensor:
+    """Adversarial loss of the texture branch (White-box eq. 5): D sees colour-shifted outputs and cartoons. As surface."""
+    return _least_squares(fake_scores)
+
+
+def _least_squares(fake_scores: Tensor) -> Tensor:
     return F.mse_loss(fake_scores.float(), torch.ones_like(fake_scores, dtype=torch.float32))
 
 
-def adversarial_discriminator(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
+def discriminator(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
     """Least-squares loss of a discriminator: (mean (D(real) - 1)^2 + mean D(fake)^2) / 2; 0.25 when it cannot tell."""
     return (real_scores.float() - 1).square().mean() / 2 + fake_scores.float().square().mean() / 2

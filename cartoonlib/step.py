@@ -6,19 +6,21 @@ convolutions run in bf16 where the hardware multiplies it, and nothing waits for
 """
 
 import copy
-import warnings
 from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.profiler import record_function
 
 from . import features, landmarks, losses, representations
-from .device import EAGER_STEPS, frozen, keep_freed_memory, pick_dtype
+from .device import Graphed, frozen, keep_freed_memory, pick_dtype
 from .networks import Generator, PatchDiscriminator
 from .profile import Profile
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 def build_generator(profile: Profile) -> Generator:
@@ -41,7 +43,7 @@ class PretrainStep:
     returns the loss.
     """
 
-    def __init__(self, profile: Profile, accelerator: Accelerator):
+    def __init__(self, profile: Profile, accelerator: "Accelerator"):
         self.device, self.dtype = accelerator.device, pick_dtype(profile, accelerator.device)
         keep_freed_memory()
         self.generator = build_generator(profile).to(self.device, memory_format=torch.channels_last)
@@ -59,6 +61,14 @@ class PretrainStep:
         return {"pixel_l1": loss.detach()}
 
 
+class Views(NamedTuple):
+    """What the discriminators see of a batch (White-box sections 3.1 and 3.3)."""
+
+    surface: Tensor  # (B, 3, S, S)
+    texture: Tensor  # (B, 1, S, S)
+    features: Tensor | None  # frozen features of the texture, (B, F, S/4, S/4)
+
+
 class TrainStep:
     """The generator on the six losses, then both discriminators (White-box section 3.4).
 
@@ -74,13 +84,14 @@ class TrainStep:
     """
 
     def __init__(
-        self, profile: Profile, accelerator: Accelerator, start: dict | None = None,
+        self, profile: Profile, accelerator: "Accelerator", start: dict | None = None,
         perceptual: nn.Module | None = None, progress: Callable = print,
     ):  # fmt: skip
         p, device = profile, accelerator.device
         keep_freed_memory()
-        self.profile, self.device, self.dtype, self._progress = p, device, pick_dtype(p, device), progress
+        self.profile, self.device, self.dtype = p, device, pick_dtype(p, device)
         self.perceptual = frozen(perceptual or features.PERCEPTUAL[p.perceptual](), device, self.dtype)
+        self.landmark_network = landmarks.landmark_network(p.landmarks).to(device)
         self.generator = build_generator(p)
         self.d_surface = PatchDiscriminator(3, p.slope, p.sigmoid)
         seen = self.perceptual.early_channels if p.texture_features else 0
@@ -91,25 +102,26 @@ class TrainStep:
             network.to(device, memory_format=torch.channels_last)
         self.ema = copy.deepcopy(self.generator).requires_grad_(False)
         self._average = get_ema_multi_avg_fn(p.ema)
-        self._wants_graph = self._can_graph(accelerator)
-        self.g_optimizer = _adam(p.generator_rate, self.generator, capturable=self._wants_graph)
-        self.d_optimizer = _adam(p.discriminator_rate, self.d_surface, self.d_texture, capturable=self._wants_graph)
-        self.points = landmarks.landmark_network(p.landmarks).to(device)
+        graphed = self._can_graph(accelerator, progress)
+        self.g_optimizer = _adam(p.generator_rate, self.generator, capturable=graphed)
+        self.d_optimizer = _adam(p.discriminator_rate, self.d_surface, self.d_texture, capturable=graphed)
         names = ("generator", "d_surface", "d_texture", "ema", "g_optimizer", "d_optimizer")
         self.parts = {name: getattr(self, name) for name in names}
         # Under several processes these average the gradients in backward(); the plain networks do not.
         self._generator, self._d_surface, self._d_texture = (
             accelerator.prepare_model(network) for network in (self.generator, self.d_surface, self.d_texture)
         )
-        self._steps, self._graph, self._inputs, self._losses = 0, None, (), {}
-        self._side = torch.cuda.Stream() if self._wants_graph else None
+        self._run = Graphed(self._update, progress) if graphed else self._update
+
+    def __call__(self, photo: Tensor, cartoon: Tensor, grey: Tensor) -> dict[str, Tensor]:
+        return self._run(photo, cartoon, grey)
 
     @property
-    def how(self) -> str:
+    def execution(self) -> str:
         """How steps are run: "eager" or "CUDA graph"."""
-        return "CUDA graph" if self._graph else "eager"
+        return "CUDA graph" if isinstance(self._run, Graphed) and self._run.recorded else "eager"
 
-    def _can_graph(self, accelerator: Accelerator) -> bool:
+    def _can_graph(self, accelerator: "Accelerator", progress: Callable) -> bool:
         obstacles = {
             "there is no GPU": self.device.type != "cuda",
             "there are several processes": accelerator.num_processes > 1,
@@ -118,78 +130,47 @@ class TrainStep:
         }
         reasons = [reason for reason, holds in obstacles.items() if holds]
         if self.profile.step == "graph" and reasons:
-            self._progress(f"no CUDA graph, because {reasons[0]}: steps run one operation at a time")
+            progress(f"no CUDA graph, because {reasons[0]}: steps run one operation at a time")
         return self.profile.step != "eager" and not reasons
 
-    def __call__(self, photo: Tensor, cartoon: Tensor, grey: Tensor) -> dict[str, Tensor]:
-        if not self._wants_graph:
-            return self._update(photo, cartoon, grey)
-        self._steps += 1
-        if self._steps <= EAGER_STEPS:
-            return self._before_capture(photo, cartoon, grey)
-        if self._graph is None and not self._capture(photo, cartoon, grey):
-            return self._update(photo, cartoon, grey)
-        for static, new in zip(self._inputs, (photo, cartoon, grey), strict=True):
-            static.copy_(new)
-        self._graph.replay()
-        return self._losses
-
-    def _before_capture(self, *inputs: Tensor) -> dict[str, Tensor]:
-        """An update on a stream of its own, which torch asks for before a capture."""
-        self._side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._side), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*capturable")  # it will be captured soon
-            values = self._update(*inputs)
-        torch.cuda.current_stream().wait_stream(self._side)
-        return values
-
-    def _capture(self, *inputs: Tensor) -> bool:
-        """Record the update as a CUDA graph; nothing runs until it is replayed. Says why when that fails."""
-        self._inputs = tuple(tensor.clone(memory_format=torch.preserve_format) for tensor in inputs)
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
-        try:
-            with torch.cuda.graph(graph):
-                self._losses = self._update(*self._inputs)
-        except RuntimeError as error:
-            torch.cuda.set_stream(stream)  # a capture that fails leaves its own
-            self._wants_graph = False
-            self._progress(f"no CUDA graph ({str(error).splitlines()[0]}): steps run one operation at a time")
-            return False
-        self._graph = graph
-        return True
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def _update(self, photo: Tensor, cartoon: Tensor, grey: Tensor) -> dict[str, Tensor]:
-        p = self.profile
-        autocast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
-        with record_function("generator"), autocast:
+        with record_function("generator"), self._autocast():
             output = self._generator(photo)
+        fake = self._views(output, grey)
+        with torch.no_grad():
+            real = self._views(cartoon, grey)
+        terms = self._generators_turn(photo, output, fake) | self._discriminators_turn(real, fake)
+        terms["contrast"] = (_contrast(output) / _contrast(photo)).mean()
+        return {name: value.detach() for name, value in terms.items()}
 
-        # Representations: the same surface filter and the same random grey weights for both domains.
+    def _views(self, images: Tensor, grey: Tensor) -> Views:
+        """The representations that are judged: the same filter and the same random grey for both domains."""
         with record_function("representations"):
-            fakes = representations.surface(output, eps=p.surface_eps), representations.texture(output, grey)
-            reals = representations.surface(cartoon, eps=p.surface_eps), representations.texture(cartoon, grey)
-        # Each discriminator's inputs: the surface image; the texture image and, if wanted, frozen features of it.
-        fakes, reals = [(view,) for view in fakes], [(view,) for view in reals]
-        if p.texture_features:
-            with record_function("perceptual: texture"), autocast:
-                fakes[1] += (self.perceptual.early(fakes[1][0].expand(-1, 3, -1, -1)),)
-                with torch.no_grad():
-                    reals[1] += (self.perceptual.early(reals[1][0].expand(-1, 3, -1, -1)),)
+            surface = representations.surface(images, eps=self.profile.surface_eps)
+            texture = representations.texture(images, grey)
+        if not self.profile.texture_features:
+            return Views(surface, texture, None)
+        with record_function("perceptual: texture"), self._autocast():
+            return Views(surface, texture, self.perceptual.early(texture.expand(-1, 3, -1, -1)))
 
-        # Generator: discriminators are frozen here, so that no gradient is computed for their weights.
-        self.d_surface.requires_grad_(False), self.d_texture.requires_grad_(False)
-        with record_function("discriminators, generator's turn"), autocast:
-            terms = {
-                "surface": losses.adversarial_generator(self.d_surface(*fakes[0])),
-                "texture": losses.adversarial_generator(self.d_texture(*fakes[1])),
-            }
-        terms |= self._perceptual_terms(photo, output, autocast)
+    def _generators_turn(self, photo: Tensor, output: Tensor, fake: Views) -> dict[str, Tensor]:
+        """Update the generator on the weighted sum of its losses (White-box eq. 6); they, and `total`, come back."""
+        p = self.profile
+        self._train_discriminators(False)  # so that no gradient is computed for their weights
+        with record_function("discriminators, generator's turn"), self._autocast():
+            surface_scores = self.d_surface(fake.surface)
+            texture_scores = self.d_texture(fake.texture, fake.features)
+        terms = {"surface": losses.surface(surface_scores), "texture": losses.texture(texture_scores)}
+        terms |= self._perceptual_terms(photo, output)
         terms["color"] = losses.color(output, photo, p.color_grade)
         terms["total_variation"] = losses.total_variation(output, photo if p.edge_aware else None)
         with record_function("landmarks"):
             with torch.no_grad():
-                photo_points = self.points(photo)
-            terms["landmark"] = losses.landmark(self.points(output), photo_points, landmarks.FACE_WIDTH)
+                photo_points = self.landmark_network(photo)
+            terms["landmark"] = losses.landmark(self.landmark_network(output), photo_points, landmarks.FACE_WIDTH)
         total = sum(getattr(p.weights, name) * value for name, value in terms.items())
         self.g_optimizer.zero_grad(set_to_none=True)
         with record_function("backward"):
@@ -197,42 +178,47 @@ class TrainStep:
         with record_function("generator's update and EMA"):
             self.g_optimizer.step()
             self._average(list(self.ema.parameters()), list(self.generator.parameters()), 0)
+        return terms | {"total": total}
 
-        # Discriminators: the generator's output is used again, detached; real and fake in one pass.
-        self.d_surface.requires_grad_(True), self.d_texture.requires_grad_(True)
-        with record_function("discriminators' turn"):
-            d_terms = {}
-            for name, discriminator, fake, real in zip(
-                ("d_surface", "d_texture"), (self._d_surface, self._d_texture), fakes, reals
-            ):
-                with autocast:
-                    both = [torch.cat([r, f.detach()]) for r, f in zip(real, fake, strict=True)]
-                    real_scores, fake_scores = discriminator(*both).chunk(2)
-                d_terms[name] = losses.adversarial_discriminator(real_scores, fake_scores)
-            self.d_optimizer.zero_grad(set_to_none=True)
-            sum(d_terms.values()).backward()
-            self.d_optimizer.step()
-        contrast = (_contrast(output) / _contrast(photo)).mean()
-        values = terms | {"total": total} | d_terms | {"contrast": contrast}
-        return {name: value.detach() for name, value in values.items()}
-
-    def _perceptual_terms(self, photo: Tensor, output: Tensor, autocast: torch.autocast) -> dict[str, Tensor]:
+    def _perceptual_terms(self, photo: Tensor, output: Tensor) -> dict[str, Tensor]:
         """Content and structure loss; photo and superpixel target go through the frozen network in one pass.
 
         On every n-th image of the batch only: an estimate of the same mean, for images of a batch are drawn at random.
         """
         p = self.profile
-        some = slice(None, None, p.perceptual_every)
+        photo, output = photo[:: p.perceptual_every], output[:: p.perceptual_every]
         with record_function("superpixels"):
-            target = representations.structure(output[some], p.superpixels, p.segments, p.adaptive, p.brighten)
-        with record_function("perceptual: photo and target"), torch.no_grad(), autocast:
-            photo_features, target_features = self.perceptual(torch.cat([photo[some], target])).chunk(2)
-        with record_function("perceptual: output"), autocast:
-            output_features = self.perceptual(output[some])
+            target = representations.structure(output, p.superpixels, p.segments, p.adaptive, p.brighten)
+        with record_function("perceptual: photo and target"), torch.no_grad(), self._autocast():
+            photo_features, target_features = self.perceptual(torch.cat([photo, target])).chunk(2)
+        with record_function("perceptual: output"), self._autocast():
+            output_features = self.perceptual(output)
         return {
             "content": losses.content(output_features, photo_features),
             "structure": losses.structure(output_features, target_features),
         }
+
+    def _discriminators_turn(self, real: Views, fake: Views) -> dict[str, Tensor]:
+        """Update both discriminators on the same output, detached; their losses come back."""
+        self._train_discriminators(True)
+        with record_function("discriminators' turn"):
+            surface = self._judge(self._d_surface, (real.surface, fake.surface))
+            texture = self._judge(self._d_texture, (real.texture, fake.texture), (real.features, fake.features))
+            self.d_optimizer.zero_grad(set_to_none=True)
+            (surface + texture).backward()
+            self.d_optimizer.step()
+        return {"d_surface": surface, "d_texture": texture}
+
+    def _train_discriminators(self, trained: bool) -> None:
+        self.d_surface.requires_grad_(trained)
+        self.d_texture.requires_grad_(trained)
+
+    def _judge(self, discriminator: nn.Module, *pairs: tuple[Tensor, Tensor]) -> Tensor:
+        """The loss of a discriminator on its inputs, (real, fake) each; both go through it in one pass."""
+        with self._autocast():
+            both = [torch.cat([real, fake.detach()]) for real, fake in pairs if real is not None]
+            real_scores, fake_scores = discriminator(*both).chunk(2)
+        return losses.discriminator(real_scores, fake_scores)
 
 
 def _contrast(images: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from skimage import segmentation
 from torch import Tensor
 
 COMPACTNESS = 10.0  # how many units of CIELAB weigh as much as one step of the grid
@@ -195,7 +194,9 @@ def segment_felzenszwalb(image: np.ndarray, segments: int) -> np.ndarray:
     until `segments` regions are left (skimage.graph's merging stops at a distance, not at a number). (H, W, 3) in
     [0, 1] -> labels (H, W), from 0.
     """
-    labels = segmentation.felzenszwalb(image, scale=1, sigma=0.8, min_size=10)
+    from skimage.segmentation import felzenszwalb  # half a second, which drawing a photo can do without
+
+    labels = felzenszwalb(image, scale=1, sigma=0.8, min_size=10)
     channels = [np.ones(labels.shape), *np.moveaxis(image, 2, 0)]
     sums = list(np.stack([np.bincount(labels.ravel(), c.ravel()) for c in channels], axis=1))  # count, R, G, B
     parent = list(range(len(sums)))

@@ -101,13 +101,13 @@ def test_landmark_by_hand():
 
 
 def test_least_squares_by_hand():
-    assert scalar(losses.adversarial_generator(torch.ones(2, 1, 3, 3))) == 0
-    assert scalar(losses.adversarial_generator(torch.tensor([0.0, 3.0]))) == pytest.approx((1 + 4) / 2)
+    assert scalar(losses.surface(torch.ones(2, 1, 3, 3))) == 0
+    assert scalar(losses.surface(torch.tensor([0.0, 3.0]))) == pytest.approx((1 + 4) / 2)
     real, fake = torch.ones(4), torch.zeros(4)
-    assert scalar(losses.adversarial_discriminator(real, fake)) == 0
-    assert scalar(losses.adversarial_discriminator(real / 2, real / 2)) == 0.25  # it cannot tell
-    assert scalar(losses.adversarial_discriminator(fake, real)) == 1
-    assert scalar(losses.adversarial_discriminator(real * 3, fake)) == 2
+    assert scalar(losses.discriminator(real, fake)) == 0
+    assert scalar(losses.discriminator(real / 2, real / 2)) == 0.25  # it cannot tell
+    assert scalar(losses.discriminator(fake, real)) == 1
+    assert scalar(losses.discriminator(real * 3, fake)) == 2
 
 
 # --- gradients ---------------------------------------------------------------------------------------------------
@@ -131,8 +131,8 @@ def _terms(name, output, photo, lite0, onet, d_surface, d_texture):
         "total_variation": lambda: losses.total_variation(output),
         "total variation beside edges": lambda: losses.total_variation(output, photo),
         "landmark": lambda: losses.landmark(onet(output), onet(photo), landmarks.FACE_WIDTH),
-        "surface": lambda: losses.adversarial_generator(d_surface(representations.surface(output))),
-        "texture": lambda: losses.adversarial_generator(d_texture(representations.texture(output, weights))),
+        "surface": lambda: losses.surface(d_surface(representations.surface(output))),
+        "texture": lambda: losses.texture(d_texture(representations.texture(output, weights))),
     }[name]()
 
 
@@ -309,5 +309,5 @@ def test_landmark_is_in_units_of_the_face(faces_tensor, onet):
 def test_losses_are_float32_under_bf16_features():
     half = torch.rand(2, 3, 8, 8).bfloat16()
     for value in (losses.content(half, half), losses.color(half, half), losses.total_variation(half),
-                  losses.adversarial_generator(half), losses.adversarial_discriminator(half, half)):  # fmt: skip
+                  losses.surface(half), losses.discriminator(half, half)):  # fmt: skip
         assert value.dtype == torch.float32

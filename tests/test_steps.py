@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from cartoonlib import landmarks, losses, representations, superpixels
 from cartoonlib.dataset.batches import Batches
+from cartoonlib.device import Graphed
 from cartoonlib.profile import Profile
 from cartoonlib.runs import training
 from cartoonlib.runs.store import Run
@@ -67,7 +68,7 @@ def fake_step():
 
     def move_to(device: str) -> tuple[TrainStep, tuple]:
         step.device = torch.device(device)
-        for network in (step.generator, step.d_surface, step.d_texture, step.ema, step.perceptual, step.points):
+        for network in (step.generator, step.d_surface, step.d_texture, step.ema, step.perceptual, step.landmark_network):
             move(network, device)
         step.g_optimizer = _adam(1e-3, step.generator)
         step.d_optimizer = _adam(1e-3, step.d_surface, step.d_texture)
@@ -192,7 +193,7 @@ def one_step(faces_tensor, monkeypatch):
 @pytest.mark.parametrize("side", [32, 45])
 def test_the_generator_learns_through_frozen_features_of_the_grey_image(one_step, side):
     silent_losses = dict.fromkeys(("content", "color", "structure", "surface", "total_variation", "landmark"), 0.0)
-    step, (fake, real), _ = one_step(side, **silent_losses)
+    step, (fake, real), _ = one_step(side, weights=silent_losses)
     assert fake.grad.isfinite().all() and fake.grad.abs().max() > 0 and not real.requires_grad
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in step.d_texture.parameters())
     for images in (fake, real):
@@ -218,7 +219,7 @@ def test_a_graph_that_cannot_be_had_is_said_and_done_without():
     said = []
     step = TrainStep(TINY.replace(step="graph"), training.make_accelerator(TINY), progress=said.append)
     assert said == ["no CUDA graph, because there is no GPU: steps run one operation at a time"]
-    assert step.how == "eager"
+    assert step.execution == "eager"
     TrainStep(TINY, training.make_accelerator(TINY), progress=said.append)  # auto does not complain
     assert len(said) == 1
 
@@ -236,7 +237,7 @@ def run_steps(profile, sets, count=8):
 def test_a_cuda_graph_does_what_the_eager_step_does(face_set, cartoon_set):
     """From the same weights: a GPU adds in any order, and Adam's first steps make whole steps of rounding."""
     step, _ = run_steps(TINY, (face_set, cartoon_set))
-    assert step.how == "CUDA graph"
+    assert step.execution == "CUDA graph"
     networks = [part for part in step.parts.values() if isinstance(part, nn.Module)]
     weights = [copy.deepcopy(network.state_dict()) for network in networks]
     photo, cartoon = (Batches(images, 32, 2, 0, step.device)(99) for images in (face_set, cartoon_set))
@@ -261,8 +262,8 @@ def test_a_capture_that_fails_is_said_and_the_step_goes_on(monkeypatch, face_set
         def __exit__(self, *error):
             pass
 
-    monkeypatch.setattr(TrainStep, "_can_graph", lambda self, accelerator: self.profile.step != "eager")
-    monkeypatch.setattr(TrainStep, "_before_capture", TrainStep._update)
+    monkeypatch.setattr(TrainStep, "_can_graph", lambda self, *_: self.profile.step != "eager")
+    monkeypatch.setattr(Graphed, "_before_capture", lambda self, *inputs: self._function(*inputs))
     streams = []
     for name in ("Stream", "CUDAGraph"):
         monkeypatch.setattr(torch.cuda, name, lambda: None)
@@ -274,7 +275,7 @@ def test_a_capture_that_fails_is_said_and_the_step_goes_on(monkeypatch, face_set
     monkeypatch.setattr("builtins.print", said.append)
     broken, values = run_steps(TINY, (face_set, cartoon_set), 6)
     plain, expected = run_steps(TINY.replace(step="eager"), (face_set, cartoon_set), 6)
-    assert torch.equal(values, expected) and broken.how == "eager"
+    assert torch.equal(values, expected) and broken.execution == "eager"
     assert len(said) == 1 and "operation not permitted" in said[0] and "\n" not in said[0]
     assert streams == ["the one before"]
 

@@ -393,8 +393,8 @@ def test_each_update_reaches_its_own_networks_only(tmp_path, monkeypatch, face_s
         networks.update({name: part for name, part in self.parts.items() if isinstance(part, torch.nn.Module)})
 
     monkeypatch.setattr(training._Loop, "__init__", init)
-    for name in ("content", "structure", "color", "total_variation", "landmark", "adversarial_generator",
-                 "adversarial_discriminator"):  # fmt: skip
+    for name in ("content", "structure", "color", "total_variation", "landmark", "surface", "texture",
+                 "discriminator"):  # fmt: skip
 
         def spied(*arguments, original=getattr(losses, name), name=name):
             value = original(*arguments)
@@ -411,6 +411,6 @@ def test_each_update_reaches_its_own_networks_only(tmp_path, monkeypatch, face_s
     monkeypatch.setitem(features.PERCEPTUAL, "efficientnet_lite0", build)
     train(TINY.replace(train_steps=1, pretrain_steps=1), tmp_path, face_set, cartoon_set, "drawn", progress=silent)
     of = {name: {id(p) for p in networks[name].parameters()} for name in ("generator", "d_surface", "d_texture")}
-    assert reached.pop("adversarial_discriminator") == [of["d_surface"], of["d_texture"]]
-    assert len(reached) == 6 and all(ids == of["generator"] for calls in reached.values() for ids in calls)
+    assert reached.pop("discriminator") == [of["d_surface"], of["d_texture"]]
+    assert len(reached) == 7 and all(ids == of["generator"] for calls in reached.values() for ids in calls)
     assert all(p.grad is None for p in frozen[0].parameters()) and not frozen[0].training
