@@ -86,7 +86,7 @@ def test_a_published_generator_draws_what_the_run_does_and_has_a_card(
     monkeypatch.setattr(files, "RESULTS", tmp_path)
     run = training.train(TINY, tmp_path / "tiny" / "runs", face_set, cartoon_set, "drawn", progress=lambda line: None)
     row = dict.fromkeys(("style", "variant", "group", "features", "code"), "drawn") | {"steps": 8, "seed": 0, "n": 2}
-    rows = [row | {"metric": metric, "value": 1.0, "low": 0.5, "high": 2.0} for metric in tables.README_METRICS]
+    rows = [row | {"metric": metric, "value": 1.0, "low": 0.5, "high": 2.0} for metric in tables.PAGE_METRICS]
     Report(TINY).numbers("train", {"drawn": {"weights": {"texture": 3.5, "surface": 0.25}}})
     path = Report(TINY).publish("drawn", run, rows, cartoon_set, face_set)
     published = networks.load_generator(path)

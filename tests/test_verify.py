@@ -1,94 +1,161 @@
-"""The README tells the truth about the results in git, and `make verify` notices when it does not."""
+"""README, pages of results and cards are what the results in git say, and `make verify` finds any altered digit."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cartoonlib import files
-from cartoonlib.report import tables, verify
+from cartoonlib.files import InputError
+from cartoonlib.report import render, verify
 
-README = (files.ROOT / "README.md").read_text()
-GENERATORS = files.ROOT / "results" / "reference" / "generators"
-
-
-def committed(name: str) -> dict:
-    """A result file as it is in git: your own run may differ."""
-    shown = subprocess.run(["git", "show", f"HEAD:results/{name}"], cwd=files.ROOT, capture_output=True, text=True)
-    if shown.returncode:
-        raise KeyError(f"results/{name}")
-    return json.loads(shown.stdout)
+GENERATORS = Path("results/reference/generators")
+CARDS = [str(GENERATORS / f"{style}.md") for style in ("anime", "cartoonset", "comic")]
+GENERATED = [*render.PAGES, *CARDS]
 
 
-def problems(readme=README, read=committed, generators=GENERATORS) -> dict[str, list[str]]:
-    return {what: wrong for what, wrong in verify.checks(readme, read, generators) if wrong}
+def git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=files.ROOT, capture_output=True, encoding="utf-8").stdout
 
 
-@pytest.fixture(scope="module", autouse=True)
-def results_in_git():
-    try:
-        committed("reference/metrics.json")
-    except KeyError:
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """The generated pages, and the result files as they are in git: your own run may differ."""
+    root = tmp_path_factory.mktemp("clone")
+    names = [name for name in git("ls-files", "results").split() if name.endswith(".json")]
+    if not names:
         pytest.skip("no results are in git here: clone the repository to check them")
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(git("show", f"HEAD:{name}"), encoding="utf-8")
+    shutil.copytree(files.ROOT / GENERATORS, root / GENERATORS)
+    for name in render.PAGES:
+        shutil.copy(files.ROOT / name, root / name)
+    return root
 
 
-def test_the_readme_tells_what_the_results_in_git_say():
-    assert problems() == {}
+@pytest.fixture
+def edit(clone):
+    """A function that replaces the content of a file of the clone until the test ends."""
+    before = {}
+
+    def replace(name: str, content: bytes | str | None) -> None:
+        path = clone / name
+        before.setdefault(path, path.read_bytes())
+        if content is None:
+            path.unlink()
+        else:
+            path.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+    yield replace
+    for path, content in before.items():
+        path.write_bytes(content)
 
 
-@pytest.mark.parametrize("profile", verify.PROFILES)
-def test_a_changed_table_is_noticed(profile):
-    first = README.index(tables.README_MARKERS[0].format(profile))
-    place = README.index(" [", first)
-    changed = README[: place - 1] + str((int(README[place - 1]) + 1) % 10) + README[place:]
-    assert list(problems(changed)) == [f"table of {profile} in the README"]
+def problems(root: Path) -> dict[str, list[str]]:
+    return {what: wrong for what, wrong in verify.checks(root) if wrong}
 
 
-def test_a_number_of_the_prose_that_stands_in_no_table_is_noticed():
-    changed = README.replace("\n## Results\n", "\n## Results\n\nIt is 0.123456 [0.1, 0.2] and +98.7 [+1, +2].\n")
-    (wrong,) = problems(changed).values()
-    assert wrong == ["0.123456 [0.1, 0.2] stands in no table", "+98.7 [+1, +2] stands in no table"]
+def other_digit(text: str, place: int) -> str:
+    return text[:place] + str((int(text[place]) + 1) % 10) + text[place + 1 :]
 
 
-def test_another_speed_is_noticed():
-    def faster(name):
-        content = committed(name)
-        if name == "bench/cpu.json":
-            content["performance"]["step"]["original"]["seconds"]["median"] *= 2
-        return content
-
-    assert list(problems(read=faster)) == ["speeds in the README"]
+def test_pages_and_cards_are_what_the_results_in_git_say(clone):
+    assert problems(clone) == {}
 
 
-def test_a_changed_generator_is_noticed(tmp_path):
-    for path in GENERATORS.iterdir():
-        content = bytearray(path.read_bytes())
-        content[-1] ^= path.stem == "anime" and path.suffix == ".safetensors"
-        (tmp_path / path.name).write_bytes(content)
-    assert problems(generators=tmp_path) == {
+def test_ten_altered_digits_are_found_one_by_one(clone, edit):
+    draw = np.random.default_rng(0)
+    for number in range(10):
+        name = GENERATED[number] if number < len(GENERATED) else str(draw.choice(GENERATED))
+        text = (clone / name).read_text(encoding="utf-8")
+        place = draw.choice([match.start() for match in re.finditer(r"\d", text)])
+        edit(name, other_digit(text, place))
+        (wrong,) = problems(clone).values()
+        assert len(wrong) == 1 and Path(name).stem in wrong[0], (name, place)
+        edit(name, text)
+
+
+@pytest.mark.parametrize("name", ["README.md", "results/reference/README.md"])
+def test_a_made_up_ratio_and_swapped_styles_are_found(name, clone, edit):
+    text = (clone / name).read_text(encoding="utf-8")
+    assert "0.490" in text and "0.466" in text
+    line = text[: text.index("0.490")].count("\n") + 1
+    edit(name, text.replace("0.490", "0.310", 1))
+    assert problems(clone)[name][0].startswith(f"{name}, line {line}: `")
+    edit(name, text.replace("0.490", "swapped").replace("0.466", "0.490").replace("swapped", "0.466"))
+    assert list(problems(clone)) == [name]
+
+
+@pytest.mark.parametrize("source", ["reference/metrics", "quick/findings", "quick/performance", "bench/cpu", "soak"])
+def test_an_altered_digit_in_a_result_file_is_found(source, clone, edit):
+    """Even one that no page shows."""
+    name = f"results/{source}.json"
+    text = (clone / name).read_text(encoding="utf-8")
+    edit(name, other_digit(text, [match.start() for match in re.finditer(r"\d\b", text)][-1]))
+    assert any(page in problems(clone) for page in render.PAGES)
+
+
+def test_a_changed_generator_is_found_and_its_card_not_written_over(clone, edit):
+    weights = str(GENERATORS / "anime.safetensors")
+    content = bytearray((clone / weights).read_bytes())
+    content[-1] ^= 1
+    edit(weights, bytes(content))
+    assert problems(clone) == {
         "generators and their cards": ["anime.safetensors is missing or not the file that anime.md describes"]
+    }
+    with pytest.raises(InputError, match="anime.safetensors is not the file that anime.md describes"):
+        render.write(clone)
+
+
+def test_a_card_without_numbers_is_found(clone, edit):
+    name = "results/reference/train.json"
+    content = json.loads((clone / name).read_text(encoding="utf-8"))
+    del content["train"]["comic"]
+    edit(name, json.dumps(content))
+    assert problems(clone)["generators and their cards"] == ["comic has numbers or a card, not both"]
+
+
+def test_a_missing_result_and_one_without_its_origin_are_found(clone, edit):
+    edit("results/quick/metrics.json", None)
+    content = json.loads((clone / "results/quick/train.json").read_text(encoding="utf-8"))
+    del content["environment"]["commit"]
+    edit("results/quick/train.json", json.dumps(content))
+    missing = ["results/quick/metrics.json is missing: make reproduce PROFILE=quick makes it"]
+    assert problems(clone) == {
+        "results/quick/README.md": missing,
+        "origin of results/quick/metrics.json": missing,
+        "origin of results/quick/train.json": ["it does not say commit"],
     }
 
 
-def test_a_missing_result_and_one_without_its_origin_are_noticed():
-    def poorer(name):
-        content = committed(name)
-        if name == "quick/metrics.json":
-            raise KeyError("results/quick/metrics.json")
-        if name == "quick/train.json":
-            del content["environment"]["commit"]
-        return content
+def test_a_number_that_the_results_lack_is_one_sentence(clone, edit):
+    name = "results/reference/findings.json"
+    content = json.loads((clone / name).read_text(encoding="utf-8"))
+    differences = content["findings"]["differences"]
+    content["findings"]["differences"] = [row for row in differences if row["variant"] != "without texture"]
+    edit(name, json.dumps(content))
+    (wrong,) = problems(clone)["results/reference/README.md"]
+    assert wrong.startswith("reference.md.j2 names a result that is not there") and "without texture" in wrong
 
-    found = problems(read=poorer)
-    assert found.pop("origin of results/quick/train.json") == ["it does not say commit"]
-    assert found.pop("origin of results/quick/metrics.json") == ["results/quick/metrics.json is missing"]
-    (table,) = found.pop("table of quick in the README")
-    assert table.startswith("results/quick/metrics.json is missing: make reproduce")
-    assert not found
+
+def test_writing_renews_every_page_and_changes_nothing_that_is_right(clone, edit):
+    before = {name: (clone / name).read_text(encoding="utf-8") for name in GENERATED}
+    for name in ("README.md", CARDS[0]):
+        edit(name, before[name].replace("2026", "1999"))
+    assert {str(path.relative_to(clone)) for path in render.write(clone)} == set(GENERATED)
+    assert {name: (clone / name).read_text(encoding="utf-8") for name in GENERATED} == before
+    assert all(text.startswith("<!-- Generated by ") for text in before.values())
 
 
 def test_the_command_says_what_it_checked():
-    result = subprocess.run([sys.executable, "-m", "cartoonlib.report", "verify"], capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-m", "cartoonlib.report", "verify"], capture_output=True, encoding="utf-8", cwd=files.ROOT
+    )
     lines = [line for line in result.stdout.splitlines() if line.startswith(("ok", "FAILED"))]
-    assert len(lines) == 5 + 10 and "Traceback" not in result.stderr
+    assert len(lines) == 5 + len(verify.WITH_ORIGIN) and "Traceback" not in result.stderr

@@ -1,22 +1,28 @@
-"""`python -m cartoonlib.report reproduce|join|readme PROFILE`, and `verify`."""
+"""`python -m cartoonlib.report reproduce|join PROFILE`; `readme` and `verify` are about all results in git."""
 
 import sys
 
+from .. import files
 from ..files import InputError, one_sentence
-from . import verify
+from . import render, verify
 from .execute import reproduce
 from .page import join
-from .tables import update_readme
 
 
 def main() -> None:
-    tasks = {"reproduce": reproduce, "join": join, "readme": update_readme}
     with one_sentence():
-        if sys.argv[1:] == ["verify"]:
-            return verify.main()
-        if len(sys.argv) != 3 or sys.argv[1] not in tasks:
-            raise InputError(f"Give a task ({', '.join(tasks)}) and a profile, or verify.")
-        tasks[sys.argv[1]](sys.argv[2])
+        match sys.argv[1:]:
+            case ["reproduce", profile]:
+                reproduce(profile)
+            case ["join", profile]:
+                join(profile)
+            case ["readme"]:
+                for path in render.write():
+                    print(path.relative_to(files.ROOT))
+            case ["verify"]:
+                verify.main()
+            case _:
+                raise InputError("Give reproduce or join and a profile, or readme, or verify.")
 
 
 if __name__ == "__main__":

