@@ -11,10 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from .files import InputError
+
+with contextlib.suppress(ImportError):  # a package of the group `photos`
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()  # HEIC, what phones write
 
 
 def to_tensor(images: np.ndarray | Tensor) -> Tensor:
@@ -37,16 +42,24 @@ def center_crop(images: np.ndarray, size: int) -> np.ndarray:
 SMALLEST = 16  # px, side of a photo
 LARGEST = 400_000_000  # px in all: more is taken for a trap, a small file that says that it is huge
 FORMATS = {
-    ".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF",
+    ".jpg": "JPEG", ".jpeg": "JPEG", ".jfif": "JPEG", ".jpe": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP",
+    ".tif": "TIFF", ".tiff": "TIFF",
 }  # fmt: skip
 ONLY_READ = {".gif": "GIF", ".avif": "AVIF", ".heic": "HEIF", ".heif": "HEIF"}
 
 
-def read_picture(path: Path | io.BytesIO) -> tuple[np.ndarray, np.ndarray | None]:
+def suffixes() -> set[str]:
+    """The suffixes, in lower case, of the picture files that can be read here."""
+    Image.init()
+    return {suffix for suffix, name in (FORMATS | ONLY_READ).items() if name in Image.OPEN}
+
+
+def read_picture(path: Path | io.BytesIO, smallest: int = SMALLEST) -> tuple[np.ndarray, np.ndarray | None]:
     """A picture file as sRGB, uint8 (H, W, 3), turned as its EXIF says; and its alpha, uint8 (H, W), or None.
 
     Grey, palette, CMYK and 16 bit become RGB of 8 bit, colours of an embedded ICC profile those of sRGB; of several
-    frames the first is taken. InputError says in one sentence what is wrong with a file.
+    frames the first is taken. smallest: px, of the shorter side. InputError says in one sentence what is wrong with a
+    file.
     """
     Image.init()
     names = [name for name in {*FORMATS.values(), *ONLY_READ.values(), "MPO"} if name in Image.OPEN]
@@ -54,8 +67,8 @@ def read_picture(path: Path | io.BytesIO) -> tuple[np.ndarray, np.ndarray | None
         with warnings.catch_warnings(), _no_limit():
             warnings.filterwarnings("ignore", category=UserWarning)  # of odd metadata, which is not needed
             with Image.open(path, formats=names) as image:
-                if min(image.size) < SMALLEST:
-                    raise InputError(f"it is {image.width} x {image.height} px, and {SMALLEST} each way are needed")
+                if min(image.size) < smallest:
+                    raise InputError(f"it is {image.width} x {image.height} px, and {smallest} each way are needed")
                 if image.width * image.height > LARGEST:
                     raise InputError(f"it is {image.width} x {image.height} px, more than {LARGEST // 10**6} million")
                 image.load()
@@ -68,6 +81,8 @@ def read_picture(path: Path | io.BytesIO) -> tuple[np.ndarray, np.ndarray | None
         return np.asarray(_srgb(turned)), alpha
     except (InputError, MemoryError):
         raise
+    except UnidentifiedImageError:
+        raise InputError("it cannot be read as a picture (none of the formats that are known)") from None
     except Exception as error:  # Pillow raises many kinds for broken files
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"it cannot be read as a picture ({said})") from None
@@ -91,7 +106,7 @@ def _turned(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 or 32 bits, or of floats up to 1, as grey of 8 bits."""
+    """Grey of 16 or 32 bits, or of floats, as grey of 8 bits; white is 1 or 255 for floats, by their largest value."""
     values = np.nan_to_num(np.asarray(image, np.float64), posinf=0)
     if image.mode.startswith("I;16"):
         white = 65535.0

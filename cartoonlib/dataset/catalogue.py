@@ -5,15 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import yaml
-from PIL import Image
 
 from .. import files
 from ..files import InputError
+from ..films import VIDEOS
+from ..images import suffixes
 from ..profile import style_name
-
-IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-VIDEOS = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg"}
 
 
 @dataclass(frozen=True)
@@ -41,12 +40,15 @@ class Source:
 
 @dataclass(frozen=True)
 class RawImage:
-    """An image as it came: its name within the set, its licence, its bytes, and how to decode these (PIL, RGB)."""
+    """An image as it came: its name within the set, its licence, its bytes, and how to decode these.
+
+    decode: bytes -> uint8 (H, W, 3) RGB; raises InputError when they are no picture.
+    """
 
     name: str
     licence: str
     content: bytes
-    decode: Callable[[bytes], Image.Image]
+    decode: Callable[[bytes], np.ndarray]
 
 
 def sources() -> dict[str, Source]:
@@ -85,10 +87,11 @@ def listing(source: Source) -> list[Path]:
     """The image files of a set that lies in a folder, sorted. Raises InputError if there is none."""
     if not source.path.is_dir():
         raise InputError(f"{source.title}: there is no folder {source.path}. {source.get}")
+    readable = suffixes()
     found = sorted(
         path
         for path in source.path.glob(source.glob)
-        if path.suffix.lower() in IMAGES and path.is_file() and not path.name.startswith(".")
+        if path.suffix.lower() in readable and path.is_file() and not path.name.startswith(".")
     )
     if not found:
         raise InputError(f"{source.title}: the folder {source.path} holds no images. {source.get}")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 from importlib import resources
 
+import numpy as np
 from PIL import Image
 
 from .catalogue import RawImage, Source
@@ -21,7 +22,8 @@ def drawn_faces(source: Source, side: int) -> Iterator[RawImage]:
     from dicebear import Avatar, Style
 
     drawn = source.drawn
-    style = Style(json.loads(resources.files("dicebear_styles").joinpath(f"{drawn['style']}.json").read_text(encoding="utf-8")))
+    definition = resources.files("dicebear_styles").joinpath(f"{drawn['style']}.json")
+    style = Style(json.loads(definition.read_text(encoding="utf-8")))
     x, y, extent = drawn["view"]
     view = f'viewBox="{x - extent / 2:g} {y - EYE_LEVEL * extent:g} {extent:g} {extent:g}"'
     for index in range(drawn["count"]):
@@ -49,8 +51,8 @@ def _background(rng: random.Random, x: float, y: float, extent: float) -> str:
     )
 
 
-def _render(svg: bytes, side: int) -> Image.Image:
+def _render(svg: bytes, side: int) -> np.ndarray:
     import resvg_py
 
     png = resvg_py.svg_to_bytes(svg_string=svg.decode(), width=side, height=side, skip_system_fonts=True)
-    return Image.open(io.BytesIO(bytes(png))).convert("RGB")
+    return np.array(Image.open(io.BytesIO(bytes(png))).convert("RGB"))

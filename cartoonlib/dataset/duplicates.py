@@ -21,7 +21,7 @@ class NearDuplicates:
         self.colours = np.zeros((1024, 8 * 8 * 3), np.float32)
 
     def check(self, image: np.ndarray, name: str) -> None:
-        """Raise _Reject if a former image is nearly this one (uint8 H x W x 3), else remember it."""
+        """Raise Reject if a former image is nearly this one (uint8 H x W x 3), else remember it."""
         picture, count = Image.fromarray(image), len(self.names)
         grey = np.array(picture.convert("L").resize((9, 8), Image.Resampling.BOX), np.int16)
         steps = np.packbits(grey[:, 1:] > grey[:, :-1]).view(np.uint64)[0]

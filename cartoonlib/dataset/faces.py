@@ -32,7 +32,10 @@ def align(image: np.ndarray, points: np.ndarray, size: int) -> tuple[np.ndarray,
 
 
 def cut_off(points: np.ndarray, height: int, width: int) -> float:
-    """Share of the aligned face that lies outside its H x W picture, where `align` reflects; points (5, 2) in pixels."""
+    """Share of the aligned face that lies outside its picture, where `align` reflects.
+
+    points: (5, 2), in pixels; height, width: of the picture, in pixels.
+    """
     matrix, offset = _similarity(CANONICAL.astype(np.float64), np.asarray(points, np.float64))
     centres = (np.arange(16) + 0.5) / 16
     grid = np.stack(np.meshgrid(centres, centres), axis=-1) @ matrix.T + offset

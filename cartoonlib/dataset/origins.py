@@ -1,17 +1,21 @@
 """The raw images of a set, one by one: out of folders, npm archives, wheels and films."""
 
+import contextlib
 import fnmatch
 import hashlib
 import io
-import warnings
 from collections.abc import Iterator
+from fractions import Fraction
 from functools import partial
 from importlib import resources
 from pathlib import Path
 
-from PIL import Image, ImageOps
+import numpy as np
+from PIL import Image
 
+from .. import films
 from ..files import InputError
+from ..images import read_picture
 from .catalogue import RawImage, Source, listing
 from .downloads import npm_package
 from .drawn import drawn_faces
@@ -35,7 +39,7 @@ def raw_images(source: Source, side: int, limit: int = 0) -> tuple[int, Iterator
     else:
         found = [(path.relative_to(source.path).as_posix(), path, source.licence) for path in listing(source)]
     if limit:
-        found.sort(key=lambda item: hashlib.sha256(item[0].encode()).digest())
+        found.sort(key=lambda item: hashlib.sha256(item[0].encode(errors="surrogateescape")).digest())
     return len(found), (RawImage(name, licence, _read(path), decode) for name, path, licence in found)
 
 
@@ -46,20 +50,16 @@ def _read(path: Path) -> bytes:
         return b""  # one file that cannot be read is left out as unreadable, and does not end the preparation
 
 
-def decode(content: bytes) -> Image.Image:
-    """An image file's bytes as an RGB picture: turned as its EXIF says, transparency over white.
+def decode(content: bytes) -> np.ndarray:
+    """An image file's bytes as `cartoonize` reads them, uint8 (H, W, 3) sRGB, with transparency over white.
 
-    Raises an exception of any kind if it is broken or absurdly large.
+    Raises InputError when they are no picture or an absurdly large one.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        image = Image.open(io.BytesIO(content))
-        image.load()
-    image = ImageOps.exif_transpose(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+    picture, alpha = read_picture(io.BytesIO(content), smallest=1)
+    if alpha is None:
+        return picture
+    image = Image.fromarray(np.dstack([picture, alpha]))
+    return np.array(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"))
 
 
 def _packaged(source: Source) -> list[tuple[str, Path, str]]:
@@ -77,33 +77,51 @@ def _packaged(source: Source) -> list[tuple[str, Path, str]]:
 
 
 def _frames(source: Source, limit: int) -> tuple[int, Iterator[RawImage]]:
-    """Frames at equal distances over a whole video; the bytes are the decoded pixels."""
+    """Frames at equal distances over a whole film; their bytes are those of the pixels."""
+    try:
+        begin, end = films.span(source.path)
+    except InputError as problem:
+        raise InputError(f"{source.path}: {problem}. Convert it to MP4.") from None
+    count = max(1, min(limit or FRAMES_OF_A_VIDEO, int((end - begin) / SECONDS_BETWEEN_FRAMES)))
+    return count, _frames_at(source, [float(begin + (end - begin) * number / count) for number in range(count)])
+
+
+def _frames_at(source: Source, times: list[float]) -> Iterator[RawImage]:
+    """For each time, in seconds and rising, the first frame then or later that no earlier time has got."""
+    taken = 0
+    with films.open_film(source.path) as (container, stream):
+        for frame in _decoded(container, stream):
+            if taken == len(times):
+                return
+            if frame.time is None or frame.time < times[taken]:
+                continue
+            taken += 1
+            try:
+                pixels = _square_pixels(*films.pixels(frame, stream))
+            except InputError as problem:
+                raise InputError(f"{source.path}: {problem}.") from None
+            unpack = partial(_unpack, shape=pixels.shape)
+            yield RawImage(f"{source.path.name}@{frame.time:.2f}s", source.licence, pixels.tobytes(), unpack)
+
+
+def _decoded(container, stream) -> Iterator:
+    """All frames that can be decoded."""
     import av
 
-    try:
-        with av.open(str(source.path)) as container:
-            stream = container.streams.video[0]
-            known = stream.duration is not None
-            seconds = float(stream.duration * stream.time_base if known else container.duration / av.time_base)
-    except (av.error.FFmpegError, IndexError, TypeError) as error:
-        raise InputError(f"{source.path} cannot be read as a video ({error}): convert it to MP4.") from error
-    count = max(1, min(limit or FRAMES_OF_A_VIDEO, int(seconds / SECONDS_BETWEEN_FRAMES)))
+    with contextlib.suppress(av.error.FFmpegError):  # a film that breaks off: what came before is good
+        for packet in container.demux(stream):
+            with contextlib.suppress(av.error.InvalidDataError):
+                yield from packet.decode()
 
-    def frames() -> Iterator[RawImage]:
-        taken = 0
-        with av.open(str(source.path)) as container:
-            container.streams.video[0].thread_type = "AUTO"
-            try:
-                for frame in container.decode(video=0):
-                    if frame.time is None or frame.time < taken * seconds / count:
-                        continue
-                    taken += 1
-                    image = frame.to_image()
-                    unpack = partial(Image.frombytes, "RGB", image.size)
-                    yield RawImage(f"{source.path.name}@{frame.time:.2f}s", source.licence, image.tobytes(), unpack)
-                    if taken == count:
-                        return
-            except av.error.FFmpegError:
-                return  # a truncated video: what came before is good
 
-    return count, frames()
+def _square_pixels(pixels: np.ndarray, shape: Fraction) -> np.ndarray:
+    """A frame whose pixels are `shape` times wider than high, enlarged so that they are squares."""
+    if shape == 1:
+        return pixels
+    height, width = pixels.shape[:2]
+    size = (round(width * max(shape, 1)), round(height / min(shape, 1)))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+
+
+def _unpack(content: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    return np.frombuffer(content, np.uint8).reshape(shape)

@@ -23,7 +23,7 @@ from .duplicates import NearDuplicates
 from .origins import raw_images
 from .squares import Reject, squares
 
-VERSION = 2  # of the preparation: raise it when the same raw images would give other arrays
+VERSION = 3  # of the preparation: raise it when the same raw images would give other arrays
 MARGIN = 1.125  # stored side / training size
 
 
@@ -49,7 +49,10 @@ class ImageSet:
 
     @classmethod
     def load(cls, folder: Path) -> "ImageSet":
-        """Open a prepared folder; InputError when a bit of it has changed. numpy refuses pickles, which could run code."""
+        """Open a prepared folder; InputError when a bit of it has changed.
+
+        numpy refuses pickles, which could run code.
+        """
         try:
             about = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
             images, points = np.load(folder / "images.npy", mmap_mode="r"), np.load(folder / "points.npy")
@@ -78,11 +81,12 @@ def join_sets(sets: list[ImageSet]) -> ImageSet:
     if len(sets) == 1:
         return sets[0]
     images, manifest = np.concatenate([s.images for s in sets]), [entry for s in sets for entry in s.manifest]
+    repeats = _repeats(images, manifest)
+    kept = [row for row in range(len(images)) if row not in repeats]
+    left_out = [{"file": manifest[row]["file"], "reason": reason} for row, reason in repeats.items()]
     hashes = "".join(s.hash for s in sets)
-    if hashes not in _repeated:
-        _repeated[hashes] = _repeats(images, manifest)
-    kept = [row for row in range(len(images)) if row not in _repeated[hashes]]
-    left_out = [{"file": manifest[row]["file"], "reason": reason} for row, reason in _repeated[hashes].items()]
+    if left_out:
+        hashes += json.dumps(left_out)
     return ImageSet(
         name="+".join(s.name for s in sets),
         kind=sets[0].kind,
@@ -92,15 +96,12 @@ def join_sets(sets: list[ImageSet]) -> ImageSet:
         points=np.concatenate([s.points for s in sets])[kept],
         manifest=[manifest[row] for row in kept],
         rejected=[item for s in sets for item in s.rejected] + left_out,
-        hash=hashlib.sha256((hashes + json.dumps(left_out) * bool(left_out)).encode()).hexdigest(),
+        hash=hashlib.sha256(hashes.encode()).hexdigest(),
     )
 
 
-_repeated: dict[str, dict[int, str]] = {}  # hashes of sets that were joined before -> row, reason: it takes a second
-
-
 def _repeats(images: np.ndarray, manifest: list[dict]) -> dict[int, str]:
-    """Row -> reason of the images that are nearly one of an earlier row of another set; those of one set are distinct."""
+    """Row -> reason of the images that are nearly one of an earlier row, which is of another set."""
     near, found = NearDuplicates(), {}
     for row, (image, entry) in enumerate(zip(images, manifest)):
         try:
@@ -152,11 +153,32 @@ def _summary(images: ImageSet) -> str:
 
 
 def _prepare(source: Source, folder: Path, side: int, limit: int, test_fraction: float) -> None:
+    """Fill the folder of a prepared set; InputError when no image of it can be used."""
+    manifest, rejected, points = _write_images(source, folder / "images.npy", side, limit)
+    if not manifest:
+        reasons = "; ".join(f"{item['file']}: {item['reason']}" for item in rejected[:3])
+        raise InputError(f"{source.title}: no usable {source.kind} among its images ({reasons}). {source.get}")
+    for entry in manifest:
+        entry["split"] = _split(entry["sha256"], test_fraction) if source.split == "hash" else source.split
+    if source.split == "hash" and test_fraction > 0:
+        _both_splits(manifest)
+    np.save(folder / "points.npy", points)
+    images = np.load(folder / "images.npy", mmap_mode="r")
+    about = {key: getattr(source, key) for key in ("name", "kind", "title", "licence")}
+    about |= {"manifest": manifest, "rejected": rejected, "hash": _hash(images, points, manifest)}
+    (folder / "manifest.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+
+
+def _write_images(source: Source, path: Path, side: int, limit: int) -> tuple[list[dict], list[dict], np.ndarray]:
+    """Write the images that are kept, one after the other.
+
+    Returns their entries of the manifest, the files left out with the reasons, and the points (N, 5, 2).
+    """
     manifest, rejected, points = [], [], []
     seen, near = {}, NearDuplicates()
     total, raw = raw_images(source, side, limit)
     bar = tqdm(raw, desc=source.name, total=total, unit="image", disable=None, leave=False)  # on a terminal only
-    with open(folder / "images.npy", "wb") as file:
+    with open(path, "wb") as file:
         _write_header(file, 0, side)
         for item, name, square in squares(iter(bar), source, side):
             try:
@@ -172,24 +194,12 @@ def _prepare(source: Source, folder: Path, side: int, limit: int, test_fraction:
                 continue
             file.write(image.tobytes())
             points.append(found)
-            entry = {"file": name, "source": source.name, "licence": item.licence, "sha256": sha256}
-            entry["split"] = _split(sha256, test_fraction) if source.split == "hash" else source.split
-            manifest.append(entry)
+            manifest.append({"file": name, "source": source.name, "licence": item.licence, "sha256": sha256})
             if len(manifest) == limit:
                 break
         file.seek(0)
         _write_header(file, len(manifest), side)
-    if not manifest:
-        reasons = "; ".join(f"{item['file']}: {item['reason']}" for item in rejected[:3])
-        raise InputError(f"{source.title}: no usable {source.kind} among its images ({reasons}). {source.get}")
-    if source.split == "hash" and test_fraction > 0:
-        _both_splits(manifest)
-    points = np.stack(points).astype(np.float32)
-    np.save(folder / "points.npy", points)
-    images = np.load(folder / "images.npy", mmap_mode="r")
-    about = {key: getattr(source, key) for key in ("name", "kind", "title", "licence")}
-    about |= {"manifest": manifest, "rejected": rejected, "hash": _hash(images, points, manifest)}
-    (folder / "manifest.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+    return manifest, rejected, np.array(points, np.float32)
 
 
 def _write_header(file, count: int, side: int) -> None:

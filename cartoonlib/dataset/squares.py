@@ -1,20 +1,20 @@
 """What becomes of one raw image: the squares that are kept of it, or why it is left out."""
 
 import hashlib
-import itertools
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from PIL import Image
 
+from ..files import InputError
 from ..landmarks import CANONICAL, detect_faces
 from .catalogue import RawImage, Source
 from .faces import align, cut_off
 
 PROBABILITY = 0.97  # of MTCNN, below which a detection is no face
 SMALLEST = 20  # pixels; nothing is asked about smaller images
-CHUNK = 8  # photos held in memory at a time
+CHUNK, CHUNK_BYTES = 8, 3 * 10**8  # photos held in memory at a time, fewer of very large ones
 UPSCALING = 2.0  # an image that would be enlarged more than this is too small
 CUT_OFF = 0.25  # share of an aligned face outside its image, reflected there, above which a second mouth may appear
 CHROMA = 10.0  # mean over a face of max(R, G, B) - min(R, G, B), of 255, below which a photo is grey
@@ -25,16 +25,15 @@ class Reject(Exception):
 
 
 def squares(raw: Iterator[RawImage], source: Source, side: int) -> Iterator[tuple]:
-    """(raw image, name, square or _Reject): one per face of a photo or of a set with `crop: faces`, else one per image.
+    """(raw image, name, square or Reject): one per face of a photo or of a set with `crop: faces`, else one per image.
 
     A square is (uint8 side x side x 3, its points, the uint8 picture by which near-duplicates are found).
     """
     by_face = source.kind == "faces" or source.crop == "faces"
-    while chunk := list(itertools.islice(raw, CHUNK)):
-        pictures = [_attempt(_pixels, item) for item in chunk]
-        readable = [picture for picture in pictures if not isinstance(picture, Reject)]
+    for chunk in _chunks(raw):
+        readable = [picture for _, picture in chunk if not isinstance(picture, Reject)]
         detected = iter(_detect(readable) if by_face else [])
-        for item, picture in zip(chunk, pictures):
+        for item, picture in chunk:
             if isinstance(picture, Reject):
                 yield item, item.name, picture
             elif not by_face:
@@ -46,6 +45,19 @@ def squares(raw: Iterator[RawImage], source: Source, side: int) -> Iterator[tupl
                 for number, face in enumerate(faces, start=1):
                     name = item.name if len(faces) == 1 else f"{item.name}#{number}"
                     yield item, name, _attempt(_face, picture, face, side)
+
+
+def _chunks(raw: Iterator[RawImage]) -> Iterator[list[tuple]]:
+    """Raw images, each with its pixels or the Reject of one that cannot be read, a few at a time."""
+    chunk, held = [], 0
+    for item in raw:
+        if len(chunk) == CHUNK or held > CHUNK_BYTES:
+            yield chunk
+            chunk, held = [], 0
+        picture = _attempt(_pixels, item)
+        chunk.append((item, picture))
+        held += getattr(picture, "nbytes", 0)
+    yield chunk
 
 
 def _detect(pictures: list[np.ndarray]) -> list[list]:
@@ -68,9 +80,11 @@ def _attempt(function: Callable, *arguments):
 
 def _pixels(item: RawImage) -> np.ndarray:
     try:
-        pixels = np.array(item.decode(item.content))
-    except Exception as error:  # Pillow raises many kinds for broken files
-        raise Reject(f"unreadable: {error}") from error
+        pixels = item.decode(item.content)
+    except InputError as problem:
+        raise Reject(f"unreadable: {problem}") from None
+    except MemoryError:
+        raise Reject("unreadable: there is too little memory for it") from None
     height, width = pixels.shape[:2]
     if min(height, width) < SMALLEST:
         raise Reject(f"small: an image of {width} x {height} px")
@@ -78,7 +92,7 @@ def _pixels(item: RawImage) -> np.ndarray:
 
 
 def _face(picture: np.ndarray, face, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The aligned face and its points, or _Reject. The detector finds faces in patterns, and profiles do not align."""
+    """The aligned face and its points, or Reject. The detector finds faces in patterns, and profiles do not align."""
     if face.probability < PROBABILITY:
         raise Reject(f"uncertain: probability {face.probability:.2f} of a face")
     left, right, nose = face.points[:3]
@@ -103,7 +117,7 @@ def _face(picture: np.ndarray, face, side: int) -> tuple[np.ndarray, np.ndarray,
 
 
 def _cartoon(picture: np.ndarray, crop: str, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A square of a drawing, resized, or _Reject."""
+    """A square of a drawing, resized, or Reject."""
     height, width = picture.shape[:2]
     extent = min(height, width)
     x, y = (width - extent) / 2, (height - extent) / 2
