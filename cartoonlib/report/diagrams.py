@@ -1,6 +1,7 @@
 """The three diagrams of the method, drawn from the modules themselves: pipeline, generator, discriminators.
 
 Labels, skips and parameter counts are read off the layers, so that a diagram cannot say what the code does not do.
+Each function returns a matplotlib Figure.
 """
 
 from collections import Counter
@@ -11,7 +12,37 @@ from torch import nn
 
 from ..files import InputError
 from ..networks import Generator, PatchDiscriminator, count_parameters
+from ..profile import Profile
 from .paper import COLORS, INK, MUTED, RULE, WIDTH, arrow, box, canvas, checked, label, picture, styled
+
+# Of the pipeline, in inches: heights of the three branches, and (color, corners ...) of the arrows that stand alone.
+BRANCHES = {"surface": 0.95, "texture": 2.55, "structure": 4.1}
+ARROWS = [
+    ("generator", (1.225, 2.55), (1.94, 2.55)),
+    ("generator", (2.84, 2.55), (3.56, 2.55)),
+    ("content", (2.4, 5.18), (2.4, 5.45)),
+    ("surface", (4.525, 2.27), (5.15, 2.27), (5.15, 0.95), (5.56, 0.95)),
+    ("texture", (4.525, 2.55), (5.56, 2.55)),
+    ("structure", (4.525, 2.7), (5.2, 2.7), (5.2, 4.1), (5.56, 4.1)),
+    # The structure loss compares the output with its own superpixel version: both enter the network.
+    ("structure", (4.525, 2.84), (5.02, 2.84), (5.02, 4.93), (6.83, 4.93), (6.83, 4.3), (7.35, 4.3)),
+    ("total_variation", (4.525, 2.97), (4.84, 2.97), (4.84, 5.65), (8.58, 5.65)),
+]
+LOSS_BOXES = {
+    "landmark": (2.4, 0.95), "color": (2.4, 3.95), "content": (2.4, 5.65), "total_variation": (9.2, 5.65),
+    **{name: (9.2, y) for name, y in BRANCHES.items()},
+}  # fmt: skip
+
+
+def pipeline_counts(generator: nn.Module, profile: Profile, perceptual: nn.Module) -> dict[str, int | str]:
+    """What the pipeline figure says of the networks of a profile: see `networks` there."""
+    texture_features = perceptual.early_channels if profile.texture_features else 0
+    return {
+        "generator": sum(parameter.numel() for parameter in generator.parameters()),
+        "d_surface": count_parameters(PatchDiscriminator(3)),
+        "d_texture": count_parameters(PatchDiscriminator(1, features=texture_features)),
+        "perceptual": perceptual.name,
+    }
 
 
 @styled
@@ -23,38 +54,17 @@ def pipeline(images: dict[str, np.ndarray], networks: dict[str, int | str]) -> p
             of each is shown.
         networks: parameter counts of generator, d_surface and d_texture, and the name of the perceptual network.
     """
-    rows = {"surface": 0.95, "texture": 2.55, "structure": 4.1}
     need = "photo output photo_points output_points generator d_surface d_texture perceptual".split()
-    if missing := {*rows, *need} - {*images, *networks}:
+    if missing := {*BRANCHES, *need} - {*images, *networks}:
         raise InputError(f"The pipeline figure lacks {', '.join(sorted(missing))}: add it to its dicts.")
     figure, ax = canvas(WIDTH, 6.1)
     frozen = f"{networks['perceptual']}\n(frozen)"
-    arrows = [("generator", (1.225, 2.55), (1.94, 2.55)), ("generator", (2.84, 2.55), (3.56, 2.55)),
-              ("content", (2.4, 5.18), (2.4, 5.45)),
-              ("surface", (4.525, 2.27), (5.15, 2.27), (5.15, 0.95), (5.56, 0.95)),
-              ("texture", (4.525, 2.55), (5.56, 2.55)),
-              ("structure", (4.525, 2.7), (5.2, 2.7), (5.2, 4.1), (5.56, 4.1)),
-              # The structure loss compares the output with its own superpixel version: both enter the network.
-              ("structure", (4.525, 2.84), (5.02, 2.84), (5.02, 4.93), (6.83, 4.93), (6.83, 4.3), (7.35, 4.3)),
-              ("total_variation", (4.525, 2.97), (4.84, 2.97), (4.84, 5.65), (8.58, 5.65))]  # fmt: skip
+    arrows = list(ARROWS)
     for name, x, way in (("photo", 0.75, 1), ("output", 4.05, -1)):
-        image, left = checked(images[name], name)[0], x - 0.475
-        picture(ax, image, left, 2.075, 0.95)
-        picture(ax, image, left, 0.475, 0.95, images[f"{name}_points"][0])
-        label(ax, x, 3.195, name.capitalize(), 9.5, weight="bold")
-        label(ax, x, 0.315, f"{name.capitalize()} landmarks")
-        end, inner, outer = 2.4 - way * 0.62, x + way * 0.38, x - way * 0.38
-        arrows += [("landmark", (x, 2.075), (x, 1.44)), ("landmark", (x + way * 0.475, 0.95), (end, 0.95)),
-                   ("color", (inner, 3.025), (inner, 3.95), (end, 3.95)),
-                   ("content", (outer, 3.025), (outer, 4.72), (end, 4.72))]  # fmt: skip
-    for name, y in rows.items():
-        arrows += [(name, (6.525, y), (7.35, y)), (name, (8.15, y), (8.58, y))]
-        picture(ax, checked(images[name], name)[0], 5.575, y - 0.475, 0.95)
-        label(ax, 6.05, y + 0.645, name.capitalize())
-        heights = np.array([0.95, 0.78, 0.62, 0.48, 0.36])
-        ax.bar(7.45 + 0.15 * np.arange(5), heights, 0.1, y - heights / 2, color=COLORS[name])
+        arrows += _face(ax, name, images, x, way)
+    for name, y in BRANCHES.items():
         judge = f"{name.capitalize()} discriminator\n{networks.get(f'd_{name}', 0):,} parameters"
-        label(ax, 7.75, y + 0.735, frozen if name == "structure" else judge, va="center")
+        arrows += _branch(ax, name, images[name], y, frozen if name == "structure" else judge)
     heights, widths = np.array([1.1, 0.8, 0.5, 0.5, 0.8, 1.1]), np.array([1.1, 0.85, 0.65, 0.5])
     ax.bar(2.025 + 0.15 * np.arange(6), heights, 0.1, 2.55 - heights / 2, color=COLORS["generator"])
     ax.barh(4.655 + 0.15 * np.arange(4), widths, 0.1, 2.4 - widths / 2, color=COLORS["content"])
@@ -64,17 +74,50 @@ def pipeline(images: dict[str, np.ndarray], networks: dict[str, int | str]) -> p
     label(ax, 6.7, 5.51, "differences of neighbouring pixels", 8.5, color=MUTED)
     for color, *corners in arrows:
         arrow(ax, *corners, color=COLORS[color])
-    boxes = {"landmark": (2.4, 0.95), "color": (2.4, 3.95), "content": (2.4, 5.65), "total_variation": (9.2, 5.65)}
-    for name, (x, y) in (boxes | {name: (9.2, y) for name, y in rows.items()}).items():
+    for name, (x, y) in LOSS_BOXES.items():
         sign = "tv" if name == "total_variation" else name
         box(ax, x, y, rf"$\mathcal{{L}}_{{\mathrm{{{sign}}}}}$", COLORS[name], 1.2, 13)
     return figure
+
+
+def _face(ax: plt.Axes, name: str, images: dict[str, np.ndarray], x: float, way: int) -> list[tuple]:
+    """The photo (way 1: its losses lie to the right) or the output (way -1) at x, with its landmarks below.
+
+    Returns the arrows to the losses that compare the two.
+    """
+    image, left = checked(images[name], name)[0], x - 0.475
+    picture(ax, image, left, 2.075, 0.95)
+    picture(ax, image, left, 0.475, 0.95, images[f"{name}_points"][0])
+    label(ax, x, 3.195, name.capitalize(), 9.5, weight="bold")
+    label(ax, x, 0.315, f"{name.capitalize()} landmarks")
+    end, inner, outer = 2.4 - way * 0.62, x + way * 0.38, x - way * 0.38
+    return [
+        ("landmark", (x, 2.075), (x, 1.44)),
+        ("landmark", (x + way * 0.475, 0.95), (end, 0.95)),
+        ("color", (inner, 3.025), (inner, 3.95), (end, 3.95)),
+        ("content", (outer, 3.025), (outer, 4.72), (end, 4.72)),
+    ]
+
+
+def _branch(ax: plt.Axes, name: str, images: np.ndarray, y: float, network: str) -> list[tuple]:
+    """One representation of the output at height y and the network that looks at it; returns the arrows between."""
+    picture(ax, checked(images, name)[0], 5.575, y - 0.475, 0.95)
+    label(ax, 6.05, y + 0.645, name.capitalize())
+    heights = np.array([0.95, 0.78, 0.62, 0.48, 0.36])
+    ax.bar(7.45 + 0.15 * np.arange(5), heights, 0.1, y - heights / 2, color=COLORS[name])
+    label(ax, 7.75, y + 0.735, network, va="center")
+    return [(name, (6.525, y), (7.35, y)), (name, (8.15, y), (8.58, y))]
 
 
 def convolution_label(*layers: nn.Conv2d) -> str:
     """k3n64s2: a 3x3 kernel, 64 channels out, stride 2; one line for each kind among the layers."""
     counts = Counter(f"k{layer.kernel_size[0]}n{layer.out_channels}s{layer.stride[0]}" for layer in layers)
     return "\n".join(label if count == 1 else f"{count} × {label}" for label, count in counts.items())
+
+
+def _labels(*layers: nn.Conv2d) -> str:
+    """The labels of layers, equal ones once: k3n64s1 / k3n32s1."""
+    return " / ".join(dict.fromkeys(map(convolution_label, layers)))
 
 
 def _convolutions(module: nn.Module) -> list[nn.Conv2d]:
@@ -121,7 +164,7 @@ def _architecture(ax: plt.Axes, network: nn.Module, stages: dict, color: str, de
 
 
 def _chain(ax: plt.Axes, y: float, title: str, boxes: list[str], plus: int = 0) -> None:
-    """Boxes joined by arrows; after `plus` of them something is added."""
+    """Boxes joined by arrows, under a title on the left; a plus sign after `plus` of them, none for 0."""
     label(ax, 0.2, y, title, ha="left", weight="bold")
     for i, text in enumerate(boxes):
         x = 2.1 + 1.68 * i
@@ -134,12 +177,14 @@ def _chain(ax: plt.Axes, y: float, title: str, boxes: list[str], plus: int = 0) 
 
 @styled
 def generator_architecture(generator: Generator) -> plt.Figure:
-    """The generator, with every label, skip and count read off the module."""
+    """The generator above, its kinds of blocks below, with every label, skip and count read off the module."""
     g, red = generator, COLORS["generator"]
     stages = {"photo": "", "head": [g.head], "down 1": [*g.down1], "down 2": [*g.down2],
               f"{len(g.blocks)} residual blocks": _convolutions(g.blocks), "up 1": [*g.up1], "up 2": [*g.up2],
-              "tail": [g.tail], **({"tanh": ""} if g.tanh else {}), "filter": f"guided\nr = {g.filter_radius}\nε = {g.filter_eps:g}",
-              "cartoon": ""}  # fmt: skip
+              "tail": [g.tail]}  # fmt: skip
+    if g.tanh:
+        stages["tanh"] = ""
+    stages |= {"filter": f"guided\nr = {g.filter_radius}\nε = {g.filter_eps:g}", "cartoon": ""}
     figure, ax = canvas(WIDTH, 6.3)
     bars = _architecture(ax, g, stages, red, () if g.skips else (g.up1[1], g.up2[1]))
     color, dash, word = (red, "-", "skip") if g.skips else (RULE, "--", "skip (unused)")
@@ -151,15 +196,13 @@ def generator_architecture(generator: Generator) -> plt.Figure:
         ax.plot(stop, 2.0, marker="$⊕$" if g.skips else "", ms=13, mew=0, color=red)
     ax.plot([0.2, WIDTH - 0.2], [4.0, 4.0], color=RULE, lw=0.8)
     act = f"LeakyReLU {g.slope:g}"
-
-    def pair(*layers: nn.Conv2d) -> str:
-        return " / ".join(dict.fromkeys(map(convolution_label, layers)))
-
-    _chain(ax, 4.4, "down 1 / 2", [pair(g.down1[0], g.down2[0]), act, pair(g.down1[1], g.down2[1]), act])
-    _chain(ax, 5.15, "residual", [pair(*(b.conv1 for b in g.blocks)), act, pair(*(b.conv2 for b in g.blocks))], 3)
+    _chain(ax, 4.4, "down 1 / 2", [_labels(g.down1[0], g.down2[0]), act, _labels(g.down1[1], g.down2[1]), act])
+    _chain(ax, 5.15, "residual", [_labels(*(b.conv1 for b in g.blocks)), act, _labels(*(b.conv2 for b in g.blocks))], 3)
     arrow(ax, (1.2, 5.15), (1.2, 4.82), (6.25, 4.82), (6.25, 5.07))
-    second = [pair(g.up1[1], g.up2[1]), act] if g.skips else []
-    _chain(ax, 5.9, "up 1 / 2", [pair(g.up1[0], g.up2[0]), act, "bilinear × 2", *second], 3 * g.skips)
+    up = [_labels(g.up1[0], g.up2[0]), act, "bilinear × 2"]
+    if g.skips:
+        up += [_labels(g.up1[1], g.up2[1]), act]
+    _chain(ax, 5.9, "up 1 / 2", up, 3 if g.skips else 0)
     if g.skips:
         arrow(ax, (6.25, 5.56), (6.25, 5.82), color=red)
         label(ax, 6.35, 5.64, "skip", 8, ha="left", color=MUTED)
@@ -171,7 +214,7 @@ def discriminator_architecture(d: PatchDiscriminator) -> plt.Figure:
     """A discriminator, with every label and count read off the module; a stage starts where the stride is above 1."""
     layers, field, jump = _convolutions(d), 1, 1  # field: px that one score sees, jump: px between scores
     inputs = layers[0].in_channels
-    stages: dict = {"image": f"{inputs} channel{'s' * (inputs > 1)}"}
+    stages: dict = {"image": f"{inputs} {'channels' if inputs > 1 else 'channel'}"}
     for layer in layers:
         field, jump = field + (layer.kernel_size[0] - 1) * jump, jump * layer.stride[0]
         if layer is layers[-1]:
@@ -183,8 +226,9 @@ def discriminator_architecture(d: PatchDiscriminator) -> plt.Figure:
     figure, ax = canvas(WIDTH, 4.45)
     _architecture(ax, d, stages, COLORS["texture" if inputs == 1 else "surface"])
     slope = next(module.negative_slope for module in d.modules() if isinstance(module, nn.LeakyReLU))
-    normed = "spectrally normalised " * all(hasattr(layer, "parametrizations") for layer in layers)
-    facts = f"{len(layers)} {normed}convolutions with LeakyReLU {slope:g} between them."
+    normed = all(hasattr(layer, "parametrizations") for layer in layers)
+    kind = "spectrally normalised convolutions" if normed else "convolutions"
+    facts = f"{len(layers)} {kind} with LeakyReLU {slope:g} between them."
     facts += f" A score judges {field} × {field} px; there is one for every {jump} × {jump} px."
     label(ax, 0.2, 4.15, facts, ha="left", color=MUTED)
     return figure

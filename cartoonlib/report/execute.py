@@ -19,7 +19,7 @@ from .page import join
 
 
 class _OneLine:
-    """A stream for papermill: on a terminal every progress line overwrites the last one."""
+    """Where papermill writes what a notebook prints: on a terminal every line replaces the last one."""
 
     def write(self, text: str) -> None:
         for line in filter(None, text.splitlines()):
@@ -38,18 +38,22 @@ class _OneLine:
 def _kernels_write_to(path: Path) -> Iterator[None]:
     """Send what kernels write to the terminal into a file: a kernel that is stopped writes pages about it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    terminal = sys.stderr
-    with open(path, "wb") as log, os.fdopen(os.dup(2), "w") as sys.stderr:
-        os.dup2(log.fileno(), 2)
+    python_stderr = sys.stderr
+    with open(path, "wb") as log, os.fdopen(os.dup(2), "w", encoding="utf-8") as terminal:
+        os.dup2(log.fileno(), 2)  # 2 is what kernels inherit
+        sys.stderr = terminal  # this process goes on writing to the terminal
         try:
             yield
         finally:
-            os.dup2(sys.stderr.fileno(), 2)
-            sys.stderr = terminal
+            os.dup2(terminal.fileno(), 2)
+            sys.stderr = python_stderr
 
 
 def execute(notebook: Path, target: Path, profile: str) -> None:
-    """Run one notebook with papermill; `target` appears only when it has run to its end."""
+    """Run one notebook with papermill; `target` appears only when it has run to its end.
+
+    InputError when a cell fails or the kernel dies; what ran until then stays beside the target, as *.running.ipynb.
+    """
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
@@ -71,49 +75,72 @@ def execute(notebook: Path, target: Path, profile: str) -> None:
             f"The kernel of {notebook.name} died, most likely for want of memory: halve `batch: "
             f"{load_profile(profile).batch}` in the profile. The same command goes on where this one was."
         ) from None
-    write_atomic(running, _tidied(running.read_text()))
+    write_atomic(running, without_traces(running.read_text(encoding="utf-8")))
     os.replace(running, target)
 
 
-def _tidied(executed: str) -> str:
-    """An executed notebook without what is this run's alone: papermill's notes, times of cells, where folders lie."""
-    names = {"RESULTS": "results", "RAW": "data/raw", "PROCESSED": "data/processed"}
-    names |= {"PACKAGES": "data/packages", "WEIGHTS": "data/weights"}
-    moved = {f"{getattr(files, key)}{os.sep}": f"{name}/" for key, name in names.items()} | {f"{files.ROOT}{os.sep}": ""}
+def without_traces(executed: str) -> str:
+    """The text of an executed notebook without what another run would change, so that it can be kept in git.
 
-    def told(value):  # text that was printed or shown; never the bytes of a picture
-        if isinstance(value, list):
-            return [told(one) for one in value]
-        for folder in sorted(moved, key=len, reverse=True):
-            value = value.replace(folder, moved[folder])
-        return value
-
+    papermill's notes and the times of cells go, folders of this machine get the names that they have in a clone. The
+    bytes of pictures stay as they are.
+    """
     content = json.loads(executed)
     for holder in (content, *content["cells"]):
         for key in ("papermill", "execution"):
             holder["metadata"].pop(key, None)
         if "injected-parameters" in holder["metadata"].get("tags", ()):
             holder["id"] = "injected"  # papermill draws one at random
+    names = _names_of_folders()
     for output in (output for cell in content["cells"] for output in cell.get("outputs", ())):
-        for texts, keys in ((output, ("text",)), (output.get("data", {}), ("text/plain", "text/markdown", "text/html"))):
-            texts |= {key: told(texts[key]) for key in keys if key in texts}
+        _rename_folders(output, ("text",), names)
+        _rename_folders(output.get("data", {}), ("text/plain", "text/markdown", "text/html"), names)
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
+def _names_of_folders() -> dict[str, str]:
+    """Folder of this machine -> its name in a clone, both with a slash at the end; the longest folders first."""
+    names = {"RESULTS": "results", "RAW": "data/raw", "PROCESSED": "data/processed"}
+    names |= {"PACKAGES": "data/packages", "WEIGHTS": "data/weights"}
+    folders = {f"{getattr(files, key)}{os.sep}": f"{name}/" for key, name in names.items()}
+    folders[f"{files.ROOT}{os.sep}"] = ""
+    return {folder: folders[folder] for folder in sorted(folders, key=len, reverse=True)}
+
+
+def _rename_folders(texts: dict, keys: tuple[str, ...], names: dict[str, str]) -> None:
+    """Rename folders in some entries of an output, each a text or a list of lines."""
+    for key in keys:
+        lines = texts.get(key)
+        for folder, name in names.items():
+            if isinstance(lines, str):
+                lines = lines.replace(folder, name)
+            elif lines is not None:
+                lines = [line.replace(folder, name) for line in lines]
+        if lines is not None:
+            texts[key] = lines
+
+
 def reproduce(profile: str) -> None:
-    """Execute every notebook in order and join them; messages and progress go to the terminal."""
-    settings = load_profile(profile)  # a wrong name or setting, or missing weights, are said before anything starts
-    features.PERCEPTUAL[settings.perceptual]()
+    """Execute every notebook in order and join them to a page; messages and progress go to the terminal.
+
+    InputError, before anything starts, for a wrong name or setting and for missing weights; later, see `execute`.
+    """
+    settings = load_profile(profile)
+    features.PERCEPTUAL[settings.perceptual]()  # these two read their weights
     landmarks.landmark_network(settings.landmarks)
     folder = files.RESULTS / profile
     with lock(folder / ".lock", f"Another process is making {folder}: wait until it has ended, or stop it."):
         _reproduce(profile, folder / "notebooks")
 
 
-def _reproduce(profile: str, folder: Path) -> None:
+def in_order() -> list[Path]:
+    """The notebooks in the order in which they run."""
     first, *others = sorted(files.NOTEBOOKS.glob("[0-9]*.ipynb"))
-    notebooks = [*others, first]  # 00 draws with the generators that 05 publishes
-    started = time.monotonic()
+    return [*others, first]  # 00 draws with the generators that 05 publishes
+
+
+def _reproduce(profile: str, folder: Path) -> None:
+    notebooks, started = in_order(), time.monotonic()
     for number, notebook in enumerate(notebooks, start=1):
         minutes = (time.monotonic() - started) / 60
         print(f"[{number}/{len(notebooks)}] {notebook.stem} (after {minutes:.1f} min)", file=sys.stderr)

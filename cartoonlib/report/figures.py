@@ -1,17 +1,26 @@
-"""Figures made of pictures: data, representations, comparisons, galleries. See paper.py."""
+"""Figures made of pictures: data, representations, comparisons, galleries.
+
+Images are uint8 arrays (N, S, S, 3), or (N, S, S, 1) for grey ones; landmarks are (N, K, 2) in units of the image's
+side. Every function returns a matplotlib Figure and raises an InputError when it is given too few images.
+"""
 
 import textwrap
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
+from torch import Tensor
 
+from .. import representations as views
 from ..files import InputError
+from ..images import to_uint8
+from ..profile import Profile
 from .paper import COLORS, MUTED, RULE, WIDTH, arrow, box, canvas, checked, label, picture, styled
 
 
 @styled
 def dataset(faces: np.ndarray, cartoons: dict[str, np.ndarray]) -> plt.Figure:
-    """Up to 16 faces on the left, up to four cartoons of every style on the right."""
+    """Up to 16 faces on the left, up to four cartoons of every style (title -> images) on the right."""
     rows = {title: checked(images, title)[:4] for title, images in cartoons.items()}
     top, left, right, pitch = 0.5, 0.15, 4.65, 1.04
     small = min(pitch, 4 * pitch / max(1, len(rows)))
@@ -27,9 +36,26 @@ def dataset(faces: np.ndarray, cartoons: dict[str, np.ndarray]) -> plt.Figure:
     return figure
 
 
+def represented(images: Tensor, profile: Profile) -> dict[str, np.ndarray]:
+    """What the losses see of images: `structure`, `texture` (grey) and `surface`, as pictures.
+
+    images: (N, 3, S, S) in [-1, 1].  The colour-shift weights of the texture are drawn with the profile's seed.
+    """
+    p, weights = profile, views.color_shift_weights(torch.Generator().manual_seed(profile.seed))
+    found = {
+        "structure": views.structure(images, p.superpixels, p.segments, p.adaptive, p.brighten),
+        "texture": views.texture(images, weights),
+        "surface": views.surface(images, eps=p.surface_eps),
+    }
+    return {name: to_uint8(tensor) for name, tensor in found.items()}
+
+
 @styled
 def representations(photos, structure, texture, surface, points) -> plt.Figure:
-    """The four representations of two photos, before and after."""
+    """The four representations of two photos: the photos above, below them what the losses see.
+
+    photos, structure, texture, surface: two images or more each.  points: landmarks of the photos.
+    """
     operations = ("superpixels, one colour each", "random colour shift", "guided filter", "landmark detection")
     after = {"structure": structure, "texture": texture, "surface": surface, "landmark": photos}
     figure, ax = canvas(WIDTH, 3.9)
@@ -46,19 +72,20 @@ def representations(photos, structure, texture, surface, points) -> plt.Figure:
 
 
 def _grid(columns: dict[str, np.ndarray], notes: dict[str, str], rule: bool = False) -> plt.Figure:
-    """Columns of images; titles and notes above, a rule after the first column."""
+    """Columns of images (title -> images); title and note above each, and a rule after the first if `rule`."""
     pitch = min(1.8, (WIDTH - 0.16) / len(columns))
     side, size = pitch - 0.07, 9 if pitch > 1 else 7.5
     titles = [textwrap.fill(title, int(side / size / 0.0098)) for title in columns]
     lines = [notes.get(title, "").split("\n") for title in columns]
-    notes = ["\n".join(textwrap.fill(line, int(side / size / 0.0085)) for line in part) for part in lines]
-    low, high = (max(text.count("\n") + bool(text.strip()) for text in texts) for texts in (notes, titles))
-    top, low = 0.1 + 0.165 * high + 0.145 * low + 0.1 * bool(high), 0.145 * low
+    folded = ["\n".join(textwrap.fill(line, int(side / size / 0.0085)) for line in note) for note in lines]
+    note_lines, title_lines = (max(_lines(text) for text in texts) for texts in (folded, titles))
+    low = 0.145 * note_lines
+    top = 0.1 + 0.165 * title_lines + low + (0.1 if title_lines else 0)
     figure, ax = canvas(0.16 + pitch * len(columns), top + pitch * max(map(len, columns.values())) + 0.05)
     for i, images in enumerate(columns.values()):
-        x = 0.08 + i * pitch + 0.07 * (rule and i > 0)
+        x = 0.08 + i * pitch + (0.07 if rule and i > 0 else 0)
         label(ax, x + side / 2, top - 0.14 - low, titles[i], size, weight="bold", va="baseline")
-        label(ax, x + side / 2, top - 0.08 - low, notes[i], size - 1, va="top", color=MUTED)
+        label(ax, x + side / 2, top - 0.08 - low, folded[i], size - 1, va="top", color=MUTED)
         for j, image in enumerate(images):
             picture(ax, image, x, top + j * pitch, side)
     if rule:
@@ -66,9 +93,16 @@ def _grid(columns: dict[str, np.ndarray], notes: dict[str, str], rule: bool = Fa
     return figure
 
 
+def _lines(text: str) -> int:
+    return len(text.split("\n")) if text.strip() else 0
+
+
 @styled
 def comparison(photos: np.ndarray, columns: dict, column_notes: dict[str, str] | None = None) -> plt.Figure:
-    """Faces in rows, the photo and its variants in columns; the notes (weights, say) stand under the titles."""
+    """Faces in rows, the photo and its variants (title -> images of the same faces) in columns.
+
+    column_notes: title -> what stands under it, weights for instance.
+    """
     columns = {title: checked(images, title) for title, images in {"photo": photos, **columns}.items()}
     if len({len(images) for images in columns.values()}) > 1:
         raise InputError("The columns hold different numbers of images: give the same faces in every column.")
@@ -77,7 +111,7 @@ def comparison(photos: np.ndarray, columns: dict, column_notes: dict[str, str] |
 
 @styled
 def gallery(rows: dict[str, np.ndarray]) -> plt.Figure:
-    """The same faces side by side, a row for the photos and for every style, its title before it."""
+    """The same faces side by side: a row for each entry (title -> images), its title before it."""
     rows = {title: checked(images, title) for title, images in rows.items()}
     left = 1.05
     pitch = (WIDTH - left) / max(map(len, rows.values()))
@@ -91,7 +125,7 @@ def gallery(rows: dict[str, np.ndarray]) -> plt.Figure:
 
 @styled
 def training_strip(samples: dict[int, np.ndarray]) -> plt.Figure:
-    """The same faces over training time: step -> images."""
+    """The same faces over training time, a column a step (step -> images)."""
     if not samples:
         raise InputError("There are no samples to show: train for some steps first.")
     return _grid({f"step {step:,}": checked(images, f"step {step}") for step, images in sorted(samples.items())}, {})
@@ -99,6 +133,6 @@ def training_strip(samples: dict[int, np.ndarray]) -> plt.Figure:
 
 @styled
 def contact_sheet(images: np.ndarray, columns: int = 8) -> plt.Figure:
-    """All images, row by row."""
+    """All images, row by row, in so many columns."""
     images, across = checked(images, "images"), min(columns, len(images))
     return _grid({" " * i: images[i::across] for i in range(across)}, {})

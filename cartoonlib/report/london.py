@@ -3,13 +3,18 @@
 import json
 
 import numpy as np
+import torch
+from torch import nn
 
 from .. import landmarks
 from ..dataset import catalogue, origins
 from ..dataset.faces import align
+from ..runs.store import Run
+from . import metrics
+from .detector import DETECTOR
 
 # Eye corners, base of the nose and corners of the mouth: among the London Set's 189 points, and among 68.
-HAND_MADE_OF_189, HAND_MADE_OF_68 = (18, 22, 23, 27, 55, 87, 93), (36, 39, 42, 45, 33, 48, 54)
+AMONG_189, AMONG_68 = (18, 22, 23, 27, 55, 87, 93), (36, 39, 42, 45, 33, 48, 54)
 
 
 def hand_made_points(size: int) -> tuple[np.ndarray, np.ndarray] | None:
@@ -20,7 +25,7 @@ def hand_made_points(size: int) -> tuple[np.ndarray, np.ndarray] | None:
     source = catalogue.find("london")
     if not (source.path / "points189.json").is_file():
         return None
-    by_name = json.loads((source.path / "points189.json").read_text())
+    by_name = json.loads((source.path / "points189.json").read_text(encoding="utf-8"))
     aligned, truth = [], []
     for path in catalogue.listing(source):
         picture = np.array(origins.decode(path.read_bytes())) if path.stem in by_name else None
@@ -30,7 +35,7 @@ def hand_made_points(size: int) -> tuple[np.ndarray, np.ndarray] | None:
         image, points = align(picture, faces[0].points, size)
         ones = np.ones((len(points), 1))
         transform = np.linalg.lstsq(np.hstack([faces[0].points, ones]), points, rcond=None)[0]  # exact: a similarity
-        seven = np.array(by_name[path.stem])[list(HAND_MADE_OF_189)] + 0.5  # theirs count from a pixel's centre
+        seven = np.array(by_name[path.stem])[list(AMONG_189)] + 0.5  # theirs count from a pixel's centre
         aligned.append(image)
         truth.append(np.hstack([seven, np.ones((len(seven), 1))]) @ transform)
     return np.stack(aligned), np.stack(truth)
@@ -39,7 +44,39 @@ def hand_made_points(size: int) -> tuple[np.ndarray, np.ndarray] | None:
 def hand_made_errors(points: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Mean distance of seven points from those set by hand, in units of the distance between the outer eye corners.
 
-    (N, 7, 2) each, in the order of HAND_MADE_OF_68 -> (N,).
+    (N, 7, 2) each, in the order of AMONG_68 -> (N,).
     """
     width = np.linalg.norm(truth[:, 0] - truth[:, 3], axis=-1)
     return np.linalg.norm(points - truth, axis=-1).mean(axis=1) / width
+
+
+def measured_rows(
+    runs: dict[str, Run], detector: nn.Module, size: int, seed: int, device: torch.device | str
+) -> list[dict]:
+    """Rows of metrics.json: what a detector finds against the points set by hand, on the photos and on their cartoons.
+
+    An empty list when the set is not at hand.
+
+    Args:
+        runs: style -> finished run, which draws the cartoons.
+        detector: network of 68 landmarks, `DETECTOR`.
+        size: side of the aligned faces in px.
+        seed: of the profile, which the rows name.
+    """
+    if (hand_made := hand_made_points(size)) is None:
+        return []
+    photos, truth = hand_made
+    rows = []
+    for style, run in {"-": None, **runs}.items():
+        about = {"variant": "untouched photo", "steps": 0, "code": "-"}
+        pictures = photos
+        if run is not None:
+            about = {"variant": "full method", "steps": run.summary["steps"], "code": run.summary["code"]}
+            pictures = metrics.generate(run.generator(device), photos, device)
+        found = metrics.landmarks_of(detector, pictures, device)[:, AMONG_68]
+        e = metrics.mean_estimate(hand_made_errors(found, truth))
+        rows.append(
+            {"style": style, "group": "london", "seed": seed, "n": e.n, "metric": "hand_made_error",
+             "features": DETECTOR, "value": e.value, "low": e.low, "high": e.high, **about}
+        )  # fmt: skip
+    return rows

@@ -21,8 +21,8 @@ from .detector import DETECTOR
 
 DRAWS = 500
 BATCH = 32
-# KID x 1000 below which a style may be a set of photos. Of sets of photographed faces one lay 180 to 2,400 from another,
-# drawn styles 820 to 7,100 from the photos (of 40 to 200 images each): no bound tells all of them apart.
+# KID x 1000 below which a style may be a set of photos. Sets of photographed faces, 40 to 200 images each, lay 180 to
+# 2,400 from one another, drawn styles 820 to 7,100 from the photos: no bound tells all of them apart.
 LIKE_PHOTOS = 1000
 
 
@@ -34,9 +34,8 @@ class Estimate:
     low: float
     high: float
     n: int
-    draws: np.ndarray = field(
-        repr=False, compare=False
-    )  # the bootstrap's values; all estimates of the same n resample the same images
+    # The bootstrap's values (DRAWS,); all estimates of the same n resample the same images.
+    draws: np.ndarray = field(repr=False, compare=False)
 
     def minus(self, other: "Estimate") -> "Estimate":
         """The difference from another estimate on the same images, with the interval of the difference itself.
@@ -47,7 +46,7 @@ class Estimate:
 
 
 def _interval(value: float, draws: np.ndarray, n: int) -> Estimate:
-    """The draws are centred on the value, because resampling shifts the mean of some statistics."""
+    """An Estimate whose draws are centred on the value, because resampling shifts the mean of some statistics."""
     finite = draws[np.isfinite(draws)]  # one image n times, which happens with few, has no kernel distance
     if not finite.size:
         raise InputError(f"{n} held-out image is too few for a distance: raise `test_fraction`.")
@@ -69,6 +68,7 @@ def mean_estimate(values: np.ndarray) -> Estimate:
 
 
 def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Of all pairs, (n, d) and (m, d) -> (n, m)."""
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 
@@ -169,12 +169,15 @@ def milliseconds(generator: nn.Module, photos: np.ndarray, device: torch.device 
 
 
 def from_photos(cartoons: ImageSet, faces: ImageSet, embed: Callable[[Tensor], Tensor]) -> str:
-    """How far a style lies from the photos, before anything is trained, and whether it may be a set of photos itself.
+    """A line on how far a style lies from the photos, before any training, and whether it may be photos itself.
 
     embed: as for the Evaluator; it looks at 200 images of each set at most.
     """
-    both = (s.images[np.linspace(0, len(s.images) - 1, min(200, len(s.images))).astype(int)] for s in (cartoons, faces))
-    found = kid(*(_map(embed, images, "cpu").double().numpy() for images in both))
+    vectors = []
+    for images in (cartoons.images, faces.images):
+        chosen = np.linspace(0, len(images) - 1, min(200, len(images))).astype(int)
+        vectors.append(_map(embed, images[chosen], "cpu").double().numpy())
+    found = kid(*vectors)
     question = ": AS NEAR AS OTHER PHOTOS ARE. Are these cartoons?" if found.value < LIKE_PHOTOS else ""
     return f"{cartoons.name}: {found.value:.0f} [{found.low:.0f}, {found.high:.0f}]{question}"
 
@@ -184,8 +187,9 @@ class Evaluator:
 
     Args:
         photos, cartoons: held-out images (N, S, S, 3) and (M, S, S, 3) uint8.
-        embedder: network of the distances between sets, `features.EfficientNetLite0()`; perceptual: that of the
-        content distance; detector: the landmark network `DETECTOR`.
+        embedder: network of the distances between sets, `features.EfficientNetLite0()`.
+        perceptual: network of the content distance.
+        detector: the landmark network `DETECTOR`.
     """
 
     def __init__(self, photos, cartoons, embedder, perceptual, detector, device="cpu"):

@@ -1,7 +1,8 @@
-"""What figures are drawn with: paper, colours, and the pictures, texts, boxes and arrows on it.
+"""What figures are drawn with: the canvas, its colours, and the pictures, texts, boxes and arrows on it.
 
-Images are (N, S, S, 3) or grey (N, S, S, 1) uint8 arrays, landmarks (N, K, 2) in units of the image's side, lengths on
-paper inches. A returned Figure is closed in pyplot, so that a notebook shows it once. Bad input raises an InputError.
+Images are uint8 arrays, (N, S, S, 3) or grey (N, S, S, 1); landmarks are (N, K, 2) in units of the image's side.
+Positions and lengths on a canvas are in inches, from its top left corner. A Figure that is returned is closed in
+pyplot, so that a notebook shows it once.
 """
 
 import io
@@ -21,6 +22,7 @@ COLORS = {  # of every loss and its branch, of the generator, and of the origina
     "original": "#8c6d4f", "surface": "#3a9d6b", "texture": "#2ea7b8", "structure": "#5b8fd6", "landmark": "#7d858c",
     "content": "#1f4078", "color": "#d9902f", "total_variation": "#8a6fb0", "generator": "#c0483f", "full": "#c0483f",
 }  # fmt: skip
+# Decorates a function that draws: it does so in the style of cartoonlib.mplstyle.
 styled = plt.style.context(Path(__file__).with_name("cartoonlib.mplstyle"))
 
 
@@ -32,13 +34,17 @@ def save_figure(figure: plt.Figure, path: Path | str) -> None:
 
 
 def panel_grid(width: float, height: float, down: int, across: int, **shared) -> tuple[plt.Figure, np.ndarray]:
+    """A figure with down x across panels for plots, and the panels row by row, (down * across,); sizes in inches.
+
+    shared: `sharex`, `sharey`, as for matplotlib's subplots.
+    """
     figure = plt.figure(figsize=(width, height), layout="constrained")
     plt.close(figure)
     return figure, figure.subplots(down, across, squeeze=False, **shared).ravel()
 
 
 def canvas(width: float, height: float) -> tuple[plt.Figure, plt.Axes]:
-    """Paper for diagrams: one axes over the whole figure, in inches from the top left corner."""
+    """A figure for pictures and diagrams: one axes without lines over all of it, in inches from the top left corner."""
     figure = plt.figure(figsize=(width, height))
     plt.close(figure)
     ax = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
@@ -47,6 +53,7 @@ def canvas(width: float, height: float) -> tuple[plt.Figure, plt.Axes]:
 
 
 def checked(images: np.ndarray, name: str, count: int = 1) -> np.ndarray:
+    """The images as (N, S, S, 3).  InputError, with their name, when they are none or fewer than `count`."""
     images = np.asarray(images)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise InputError(f"The images `{name}` must be a uint8 array (N, S, S, 3), not {images.dtype} {images.shape}.")
@@ -78,13 +85,14 @@ def picture(ax: plt.Axes, image: np.ndarray, x: float, y: float, side: float, po
 
 
 def box(ax: plt.Axes, x: float, y: float, text: str, color: str, width: float, size: float = 9, alpha=1.0) -> None:
+    """A box of a colour with rounded corners, centred on (x, y), with a text in it: white, or dark if it is pale."""
     corner, shape = (x - width / 2, y - 0.18), "round,pad=0,rounding_size=0.07"
     ax.add_patch(FancyBboxPatch(corner, width, 0.36, shape, fc=color, ec="none", alpha=alpha))
     label(ax, x, y, text, size, color="white" if alpha == 1 else INK)
 
 
 def arrow(ax: plt.Axes, *corners: tuple[float, float], color: str = MUTED, dash: str = "-") -> None:
-    """An arrow along horizontal and vertical lines with rounded corners."""
+    """An arrow along the lines from corner to corner, horizontal or vertical, with the corners in between rounded."""
     vertices, codes = [corners[0]], [Line.MOVETO]
     for before, corner, after in zip(corners, corners[1:], corners[2:]):
         near = [np.add(corner, 0.12 * np.sign(np.subtract(other, corner))) for other in (before, after)]

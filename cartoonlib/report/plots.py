@@ -1,4 +1,8 @@
-"""Figures made of numbers: loss curves, metrics with intervals, one metric against another. See paper.py."""
+"""Figures made of numbers: loss curves, metrics with intervals, one metric against another.
+
+Every function returns a matplotlib Figure and raises an InputError when it is given nothing to draw. Rows of a log are
+dicts of `step` and losses (runs.store.Run.log), rows of measurements those of metrics.json (metrics.Evaluator.rows).
+"""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,12 +15,13 @@ from .tables import measured
 
 @styled
 def loss_curves(logs: dict[str, list[dict]], keys: list[str]) -> plt.Figure:
-    """A panel a loss, a line a run (title -> log rows with `step`); pale: as logged, full: moving average."""
+    """A panel for each loss in `keys`, a line for each run (title -> log); pale: as logged, full: moving average."""
     if not any(key in row for rows in logs.values() for row in rows for key in keys):
         raise InputError(f"The logs have none of the losses {', '.join(keys)}: train first, or name others.")
     figure, panels = _loss_panels(keys)
     colors = [color_of(title) for title in logs]
-    colors = colors if len({*colors}) == len(logs) else [f"C{i}" for i in range(len(logs))]
+    if len({*colors}) < len(logs):  # some titles share a colour: one for each run instead
+        colors = [f"C{i}" for i in range(len(logs))]
     for ax, key in zip(panels, keys):
         for color, (title, rows) in zip([color_of(key)] if len(logs) == 1 else colors, logs.items()):
             steps, values = np.array([(row["step"], row[key]) for row in rows if key in row]).reshape(-1, 2).T
@@ -32,7 +37,10 @@ def loss_curves(logs: dict[str, list[dict]], keys: list[str]) -> plt.Figure:
 
 @styled
 def loss_bands(logs: list[list[dict]], keys: list[str]) -> plt.Figure:
-    """A panel a loss: from the least to the largest value that runs, equal but for their seed, logged at each step."""
+    """A panel for each loss in `keys`: the band from the least to the largest value that the runs logged at a step.
+
+    logs: of runs that differ in their seed alone; steps that one of them has not logged are left out.
+    """
     shared = sorted(set.intersection(*({row["step"] for row in rows} for rows in logs))) if logs else []
     if not shared:
         raise InputError("There are no runs with steps in common: train the full method and its other seeds first.")
@@ -47,6 +55,7 @@ def loss_bands(logs: list[list[dict]], keys: list[str]) -> plt.Figure:
 
 
 def _loss_panels(keys: list[str]) -> tuple[plt.Figure, np.ndarray]:
+    """Up to four panels a row, as many as losses or more; those without a loss are hidden."""
     across, down = min(4, len(keys)), -(-len(keys) // 4)
     figure, panels = panel_grid(max(4, 2.5 * across), 1.75 * down + 0.5, down, across, sharex=True)
     for i, ax in enumerate(panels):
@@ -58,7 +67,7 @@ def _loss_panels(keys: list[str]) -> tuple[plt.Figure, np.ndarray]:
 
 
 def _finish_loss_panel(ax: plt.Axes, key: str) -> None:
-    """Its title, its range from zero, and for a discriminator the line of one that cannot tell."""
+    """Give a panel its title, its range from zero, and for a discriminator the line of one that cannot tell."""
     if key.startswith("d_"):
         ax.axhline(0.25, color=MUTED, lw=1, ls="--", zorder=1)
         place = {"transform": ax.get_yaxis_transform(), "ha": "right", "va": "bottom"}
@@ -69,16 +78,17 @@ def _finish_loss_panel(ax: plt.Axes, key: str) -> None:
 
 @styled
 def metric_bars(rows: list[dict], metric: str, groups: dict | None = None, reference="untouched photo") -> plt.Figure:
-    """Dots with intervals, a line a variant, a panel a style; the variant `reference` is dashed, with its interval.
+    """Dots with intervals: a line for each variant, a panel for each style.
 
-    `groups`: title -> variants (`profiles.ablations` fits) sets the order and leaves a gap after each group.
+    groups: title -> variants; sets their order and leaves a gap after each group.
+    reference: the variant drawn as a dashed line over the whole panel, with its interval.
     """
     found, title = measured(rows, metric)
     place, y = {}, 0.0
     for group in [*(groups or {}).values(), dict.fromkeys(key[1] for key in found)]:
         members = [v for v in group if v not in place and v != reference and any(v == key[1] for key in found)]
         place |= {variant: y + i for i, variant in enumerate(members)}
-        y += len(members) + 0.6 * bool(members)
+        y += len(members) + (0.6 if members else 0)
     styles = dict.fromkeys(key[0] for key in found)
     figure, panels = panel_grid(min(WIDTH, 3.4 + 2.6 * len(styles)), 0.24 * y + 1.0, 1, len(styles), sharey=True)
     for ax, style in zip(panels, styles):
@@ -101,34 +111,43 @@ def metric_bars(rows: list[dict], metric: str, groups: dict | None = None, refer
     return figure
 
 
+# Where a label may stand: (distance in points from its dot, direction), the nearest first.
+SPOTS = [(r, np.array([np.cos(a), np.sin(a)])) for r in range(3, 120, 4) for a in np.arange(16) * np.pi / 8]
+
+
 def _label_points(ax: plt.Axes, points: list[tuple[dict, dict]]) -> None:
-    """Label the points of (x row, y row) close by, clear of other labels, points and the frame, and of intervals."""
+    """Label points (x row, y row), each at the near spot that covers the fewest labels, dots and intervals.
+
+    adjustText was tried on the figures of `reference` and `quick`: it put labels on dots, on labels and over the frame.
+    """
     ax.figure.draw_without_rendering()
-    unit, move = ax.figure.dpi / 72, ax.transData.transform
+    unit, move = ax.figure.dpi / 72, ax.transData.transform  # pixels in a point; data -> pixels
     dots = [move((h["value"], v["value"])) for h, v in points]
     taken = [Bbox.from_bounds(*(dot - 4 * unit), 8 * unit, 8 * unit) for dot in dots]
-    bars = [Bbox(move([(h["low"], v["value"]), (h["high"], v["value"])])).padded(unit) for h, v in points]
-    bars += [Bbox(move([(h["value"], v["low"]), (h["value"], v["high"])])).padded(unit) for h, v in points]
-    spots = [(r, np.array([np.cos(a), np.sin(a)])) for r in range(3, 120, 4) for a in np.arange(16) * np.pi / 8]
+    intervals = [Bbox(move([(h["low"], v["value"]), (h["high"], v["value"])])).padded(unit) for h, v in points]
+    intervals += [Bbox(move([(h["value"], v["low"]), (h["value"], v["high"])])).padded(unit) for h, v in points]
     style = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": 8, "in_layout": False}
     for dot, (h, v) in zip(dots, points):
-        name, spot = h["variant"], (h["value"], v["value"])
+        name, place = h["variant"], (h["value"], v["value"])
         line = {"arrowstyle": "-", "color": color_of(name), "alpha": 0.6, "lw": 0.6, "shrinkA": 0, "shrinkB": 5}
-        label = ax.annotate(name, spot, (0, 0), color=color_of(name), arrowprops=line, **style)
+        label = ax.annotate(name, place, (0, 0), color=color_of(name), arrowprops=line, **style)
         size = label.get_window_extent().size + 2 * unit
-        best, least = None, np.inf
-        for r, way in spots:
-            box = Bbox.from_bounds(*(dot + way * (size / 2 + r * unit) - size / 2), *size)
-            outside = not (ax.bbox.contains(*box.min) and ax.bbox.contains(*box.max))
-            cost = r + 6 * box.count_overlaps(bars) + 300 * box.count_overlaps(taken) + 300 * outside
-            best, least = (box, cost) if cost < least else (best, least)
+        boxes = [Bbox.from_bounds(*(dot + way * (size / 2 + r * unit) - size / 2), *size) for r, way in SPOTS]
+        costs = [r + _cost(ax, box, taken, intervals) for (r, _), box in zip(SPOTS, boxes)]
+        best = boxes[int(np.argmin(costs))]
         taken.append(best)
         label.set_position(((best.min + best.max) / 2 - dot) / unit)
 
 
+def _cost(ax: plt.Axes, box: Bbox, taken: list[Bbox], intervals: list[Bbox]) -> int:
+    """What a label at `box` covers, in points of distance from its dot that one would go to avoid it."""
+    inside = ax.bbox.contains(*box.min) and ax.bbox.contains(*box.max)
+    return 6 * box.count_overlaps(intervals) + 300 * box.count_overlaps(taken) + (0 if inside else 300)
+
+
 @styled
 def tradeoff(rows: list[dict], x: str = "landmark_error", y: str = "kid_cartoon") -> plt.Figure:
-    """Two metrics against each other: a labelled point with both intervals a variant, a panel a style."""
+    """Metric y against metric x: a labelled point with both intervals for each variant, a panel for each style."""
     (across, x_title), (up, y_title) = measured(rows, x), measured(rows, y)
     styles = dict.fromkeys(key[0] for key in across if key in up)
     columns, down = min(2, len(styles)), -(-len(styles) // 2)

@@ -1,7 +1,12 @@
 """The published weights of the losses, and ours, in one another's units."""
 
+import numpy as np
+import torch
+from torch import nn
 
-
+from ..images import to_tensor
+from ..profile import LOSSES, Profile, style_name
+from .tables import table
 
 PUBLISHED_SIZE = 128  # px, of the original's images
 # Published weights, as their code has them (see scale_free_weights). TV is named variance there.
@@ -13,9 +18,11 @@ PUBLISHED = {
 
 
 def _factors(size: int, channels: int, magnitude: float) -> dict[str, float]:
+    """Our weight over theirs, of each loss that both have; see scale_free_weights."""
+    features = magnitude / (channels * (size // 8) ** 2)
     return {
-        "content": magnitude / (channels * (size // 8) ** 2),
-        "structure": magnitude / (channels * (size // 8) ** 2),
+        "content": features,
+        "structure": features,
         "surface": 1.0,
         "texture": 1.0,
         "total_variation": 1 / (3 * size**2),
@@ -40,3 +47,33 @@ def published_weights(ours: dict[str, float], size: int, channels: int, magnitud
     """The inverse of scale_free_weights: our weights -> numbers for the original's or White-box's code."""
     factors = _factors(size, channels, magnitude)
     return {key: weight / factors[key] for key, weight in ours.items() if key in factors}
+
+
+@torch.no_grad()
+def feature_scale(perceptual: nn.Module, photos: np.ndarray) -> tuple[int, float]:
+    """(channels, mean size) of a perceptual network's features of photos, uint8 (N, S, S, 3)."""
+    features = perceptual(to_tensor(photos))
+    return features.shape[1], float(features.abs().mean())
+
+
+def weights_markdown(profile: Profile, channels: int, magnitude: float) -> str:
+    """A markdown table of a profile's weights beside the published ones, and what its styles set for themselves.
+
+    The published weights are made scale-free with the profile's network, at the original's image size; the last column
+    is the reverse, the profile's weights as numbers for the original's code. channels, magnitude: see feature_scale.
+    """
+    ours, scale = profile.weights.model_dump(), (PUBLISHED_SIZE, channels, magnitude)
+    columns = {name: scale_free_weights(theirs, *scale) for name, theirs in PUBLISHED.items()}
+    # The total variation that the photo's edges weigh is another loss than theirs, of squares everywhere.
+    comparable = {name: weight for name, weight in ours.items() if name != "total_variation" or not profile.edge_aware}
+    columns["ours in the original's code"] = published_weights(comparable, *scale)
+    lines = [
+        [name, f"{ours[name]:.2g}", *(f"{theirs[name]:.3g}" if name in theirs else "-" for theirs in columns.values())]
+        for name in LOSSES
+    ]
+    text = table(["loss", "this profile", *columns], lines)
+    settings_of = profile.flat()["style_settings"]
+    for style in map(style_name, profile.styles):
+        if style in settings_of:
+            text += f"\n\nFor `{style}`: {', '.join(f'{key} {value:g}' for key, value in settings_of[style].items())}."
+    return text

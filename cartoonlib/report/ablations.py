@@ -1,0 +1,125 @@
+"""The ablation table in a notebook: what its rows change, training them, measuring them and comparing them.
+
+Groups are those of runs.ablations.ablation_rows: group -> title -> profile. Titles are unique over all groups.
+"""
+
+from collections.abc import Callable, Iterable
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from ..profile import Profile
+from ..runs import parallel
+from ..runs.guards import TrainingStopped
+from ..runs.store import Run
+from . import figures, metrics
+from .book import Report
+from .findings import Estimates
+from .metrics import Evaluator
+from .tables import table
+
+Groups = dict[str, dict[str, Profile]]
+NO_ROWS = {"runs": {}, "metrics": [], "differences": []}  # what ablations.json would say of an empty table
+ORIGIN = ("device", "precision", "commit", "date")
+
+
+def rows_of(groups: Groups) -> dict[str, Profile]:
+    """Title -> profile of all rows, in the order of the table."""
+    return {title: row for group in groups.values() for title, row in group.items()}
+
+
+def changes(row: Profile, full: Profile) -> str:
+    """The settings in which a row differs from the full method, with its values: `texture 16, skips False`."""
+    ours, its = full.flat(), row.flat()
+    return ", ".join(f"{key} {_text(value)}" for key, value in its.items() if value != ours[key])
+
+
+def weights(full: Profile, names: Iterable[str]) -> str:
+    """Some weights of the full method, a line a loss."""
+    return "\n".join(f"{name} {getattr(full.weights, name):g}" for name in names)
+
+
+def _text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def rows_markdown(groups: Groups) -> str:
+    """A markdown table: a line a row, with what it changes."""
+    full = groups["full"]["full method"]
+    lines = [[group, title, changes(row, full) or "-"] for group, rows in groups.items() for title, row in rows.items()]
+    return table(["group", "row", "settings that differ from the full method"], lines, 3)
+
+
+def train(report: Report, groups: Groups, style: str, progress: Callable) -> tuple[dict[str, Run], dict[str, str]]:
+    """Train the rows that are missing.
+
+    Returns title -> run of those that were trained, and title -> reason of those that collapsed: a result too.
+    """
+    rows, runs, stopped = rows_of(groups), {}, {}
+    for number, (title, row) in enumerate(rows.items(), start=1):
+        start = f"row {number}/{len(rows)}, "
+        try:
+            runs[title] = parallel.train(row, report.sets, style, title, lambda line: progress(start + line))
+        except TrainingStopped as reason:
+            stopped[title] = str(reason)
+    return runs, stopped
+
+
+def comparison(photos: np.ndarray, outputs: dict, titles: Iterable[str], notes: dict | None = None) -> plt.Figure:
+    """The photos beside what rows make of them; a row without an output, which collapsed, is left out.
+
+    outputs: title -> uint8 (N, S, S, 3).  notes: title -> text under the title.
+    """
+    return figures.comparison(photos, {title: outputs[title] for title in titles if title in outputs}, notes)
+
+
+def measure(evaluator: Evaluator, runs: dict[str, Run], progress: Callable) -> Estimates:
+    """Variant -> metric -> estimate, of the untouched photo and of every row, on the evaluator's photos."""
+    estimates = {"untouched photo": evaluator.measure(evaluator.photos)}
+    for number, (title, run) in enumerate(runs.items(), start=1):
+        progress(f"measuring row {number}/{len(runs)}: {title}")
+        outputs = metrics.generate(run.generator(evaluator.device), evaluator.photos, evaluator.device)
+        estimates[title] = evaluator.measure(outputs)
+    return estimates
+
+
+def measured_rows(
+    evaluator: Evaluator, estimates: Estimates, runs: dict[str, Run], groups: Groups, style: str
+) -> list[dict]:
+    """The estimates of all runs as rows of metrics.json."""
+    rows = []
+    for group, members in groups.items():
+        for title, row in members.items():
+            if title in runs:
+                steps, code = runs[title].summary["steps"], runs[title].summary["code"]
+                rows += evaluator.rows(estimates[title], style, title, group, steps, row.seed, code)
+    return rows
+
+
+def pairs(variants: Iterable[str]) -> list[tuple[str, str]]:
+    """(variant, reference): all against the full method, then each repair of the original's code against that code."""
+    variants = list(variants)
+    against_ours = [(variant, "full method") for variant in variants if variant != "full method"]
+    return against_ours + [(variant, "original") for variant in variants if variant.startswith("original + ")]
+
+
+def about(groups: Groups, runs: dict[str, Run], stopped: dict[str, str], style: str) -> dict[str, dict]:
+    """Title -> what ablations.json says of a row: group, seed, style, and its run and summary or why it stopped."""
+    result = {}
+    for group, members in groups.items():
+        for title, row in members.items():
+            run = runs.get(title)
+            end = {"run": run.folder.name, **run.summary} if run else {"stopped": stopped[title]}
+            result[title] = {"group": group, "seed": row.seed, "style": style, **end}
+    return result
+
+
+def read(report: Report) -> tuple[dict, dict[str, str]]:
+    """The content of ablations.json and where it was made: device, precision, commit, date.
+
+    Both are empty when notebook 4 has not run for this profile.
+    """
+    if not (report.folder / "ablations.json").exists():
+        return NO_ROWS, {}
+    origin = report.read_numbers("ablations", "environment")
+    return report.read_numbers("ablations"), {key: origin[key] for key in ORIGIN}

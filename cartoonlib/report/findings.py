@@ -1,0 +1,162 @@
+"""What the measurements say: whether the goals were met, how far other seeds lie, and which faces fared worst.
+
+Rows are those of metrics.json, a dict for each style, variant and metric (see metrics.Evaluator.rows). Everything
+here gives numbers; goal_rows turns goals into texts for a table.
+"""
+
+import numpy as np
+
+from ..runs.store import Run
+from . import metrics
+from .metrics import Estimate, Evaluator
+from .tables import interval
+
+Estimates = dict[str, dict[str, Estimate]]  # variant -> metric -> estimate
+KID_RATIO = 0.5  # a style: the distance to its cartoons, at most, as a part of the untouched photo's
+LANDMARK_ERROR = 0.04  # likeness: at most, in units of the eye distance
+COMPARISONS = (  # goal, the row of the ablation table to be better than, its group, the metric
+    ("KID x 1000 below the original's, equal steps", "original", "original", "kid_cartoon"),
+    ("landmark error below that without the loss, equal steps", "without landmark", "without", "landmark_error"),
+)
+COMPARED = ("kid_cartoon", "landmark_error", "content_distance", "flatness")  # metrics of differences between rows
+MET = {True: "yes", False: "no", None: "nothing to compare with"}
+
+
+def measure_style(evaluator: Evaluator, run: Run, style: str, seed: int) -> tuple[Estimates, list[dict]]:
+    """Measure a style's generator, beside the untouched photos and the held-out cartoons.
+
+    Returns estimates, variant -> metric -> estimate, and their rows.
+    """
+    photos, generator = evaluator.photos, run.generator(evaluator.device)
+    own = evaluator.measure(metrics.generate(generator, photos, evaluator.device))
+    own["milliseconds"] = metrics.milliseconds(generator, photos[:30], evaluator.device)
+    estimates = {
+        "untouched photo": evaluator.measure(photos),
+        "held-out cartoons": {"flatness": metrics.mean_estimate(metrics.flatness(evaluator.cartoons))},
+        "full method": own,
+    }
+    rows = []
+    for (variant, measured), group in zip(estimates.items(), ("photo", "cartoons", "style")):
+        steps, code = (run.summary["steps"], run.summary["code"]) if group == "style" else (0, "-")
+        rows += evaluator.rows(measured, style, variant, group, steps, seed, code)
+    return estimates, rows
+
+
+def goals(rows: list[dict], ablations: dict, styles: list[str]) -> list[dict]:
+    """The goals, each as a dict with `goal`, `style`, `limit`, what was found and whether it was `met`.
+
+    What was found is `value`, with `low` and `high` where the goal asks for the interval. A goal that compares two rows
+    of the ablation table, which is in the first style, has the other row's low end as its limit, and all of that row as
+    `reference`. When the other row collapsed there is no limit: `stopped` names it, and `met` is None.
+
+    Args:
+        rows: of metrics.json, those of the ablation table among them.
+        ablations: the content of ablations.json.
+        styles: those with a generator, in the profile's order.
+    """
+    found = {(row["style"], row["variant"], row["group"], row["metric"]): row for row in rows}
+    result = []
+    for style in styles:
+        ours = found[style, "full method", "style", "kid_cartoon"]["value"]
+        ratio = ours / found[style, "untouched photo", "photo", "kid_cartoon"]["value"]
+        error = _value(found[style, "full method", "style", "landmark_error"])
+        for goal, limit, values, bound in (
+            ("KID to cartoons / the photo's", KID_RATIO, {"value": ratio}, ratio),
+            ("landmark error", LANDMARK_ERROR, error, error["high"]),
+        ):
+            result.append({"goal": goal, "style": style, "limit": limit, **values, "met": bound <= limit})
+    style = styles[0]
+    for goal, variant, group, metric in COMPARISONS:
+        ours, other = found.get((style, "full method", "full", metric)), found.get((style, variant, group, metric))
+        about = {"goal": goal, "style": style, "limit": other["low"] if other else None}
+        if ours and other:
+            reference, met = {"variant": variant, **_value(other)}, ours["high"] < other["low"]
+            result.append({**about, **_value(ours), "reference": reference, "met": met})
+        elif "stopped" in ablations["runs"].get(variant, {}):
+            result.append({**about, "stopped": variant, "met": None})
+    return result
+
+
+def _value(row: dict) -> dict[str, float]:
+    return {key: row[key] for key in ("value", "low", "high")}
+
+
+def goal_rows(goals: list[dict]) -> list[dict[str, str]]:
+    """Goals as texts: goal, style, found, met.
+
+    Files that were written before goals held numbers have such texts already, which stay as they are.
+    """
+    return [goal if "found" in goal else _goal_row(goal) for goal in goals]
+
+
+def _goal_row(goal: dict) -> dict[str, str]:
+    name = goal["goal"]
+    if "stopped" in goal:
+        found = f"the row `{goal['stopped']}` collapsed to a flat picture (notebook 4)"
+    elif "reference" in goal:
+        found = f"{interval(goal)} and {interval(goal['reference'])}"
+    else:
+        name = f"{name} <= {goal['limit']:g}"
+        found = interval(goal) if "low" in goal else f"{goal['value']:.3f}"
+    return {"goal": name, "style": goal["style"], "found": found, "met": MET[goal["met"]]}
+
+
+def seeds(rows: list[dict], groups: dict) -> list[dict]:
+    """Rows of the ablation table beside those that repeat them with other seeds: values, mean and deviation (n - 1).
+
+    rows: of metrics.json.  groups: group -> titles of its rows; group `again` holds the repeats, `<row>, seed <n>`.
+    A row without all of its repeats is left out.
+    """
+    found = {(row["variant"], row["metric"]): row for row in rows if row["group"] in groups}
+    result = []
+    for first in dict.fromkeys(title.rpartition(", seed ")[0] for title in groups["again"]):
+        titles = [first, *(title for title in groups["again"] if title.startswith(f"{first}, seed "))]
+        for metric in ("kid_cartoon", "landmark_error"):
+            if any((title, metric) not in found for title in titles):
+                continue
+            row, values = found[first, metric], [found[title, metric]["value"] for title in titles]
+            about = {"style": row["style"], "variant": first, "metric": metric, "features": row["features"]}
+            spread = {"mean": float(np.mean(values)), "deviation": float(np.std(values, ddof=1))}
+            result.append({**about, "values": values, **spread})
+    return result
+
+
+def differences(estimates: Estimates, pairs: list[tuple[str, str]], style: str) -> list[dict]:
+    """How far variants lie from others in the metrics of COMPARED, with paired intervals.
+
+    estimates: variant -> metric -> estimate, all on the same photos.  pairs: (variant, reference); pairs of which one
+    was not measured are left out.
+    """
+    result = []
+    for variant, reference in pairs:
+        if variant not in estimates or reference not in estimates:
+            continue
+        for metric in COMPARED:
+            gap = estimates[variant][metric].minus(estimates[reference][metric])
+            about = {"style": style, "variant": variant, "reference": reference, "metric": metric}
+            result.append({**about, "value": gap.value, "low": gap.low, "high": gap.high})
+    return result
+
+
+def worst(errors: np.ndarray, count: int = 4) -> np.ndarray:
+    """Indices of the faces with the largest errors, the largest first."""
+    return errors.argsort()[::-1][:count]
+
+
+def failures_line(style: str, errors: np.ndarray) -> str:
+    """The largest landmark errors of the faces in the figures (N,), and their median, in one line."""
+    largest = ", ".join(f"{error:.3f}" for error in errors[worst(errors)])
+    return f"{style}: landmark errors {largest}; median of {len(errors)} faces {np.median(errors):.3f}"
+
+
+def summary_line(style: str, steps: int, estimates: Estimates) -> str:
+    """What a style's generator changes about photos, in two lines, from what measure_style found."""
+    ours, photo = estimates["full method"], estimates["untouched photo"]
+    kid, flat = (ours[metric].minus(photo[metric]) for metric in ("kid_cartoon", "flatness"))
+    error = ours["landmark_error"]
+    return (
+        f"{style}, {steps} steps: KID x 1000 to the cartoons changes by {kid.value:+.3g} "
+        f"[{kid.low:+.3g}, {kid.high:+.3g}],\n"
+        f"    flatness by {flat.value:+.3f} [{flat.low:+.3f}, {flat.high:+.3f}]; "
+        f"landmark error {error.value:.3f} [{error.low:.3f}, {error.high:.3f}]."
+    )

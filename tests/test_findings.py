@@ -1,0 +1,215 @@
+"""What the report says of its numbers: goals, other seeds, differences, and the rows of the ablation table."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import TINY
+from torch import nn
+
+from cartoonlib import files
+from cartoonlib.files import InputError
+from cartoonlib.report import ablations, findings
+from cartoonlib.report.book import Report
+from cartoonlib.report.metrics import mean_estimate
+from cartoonlib.report.published import feature_scale, weights_markdown
+from cartoonlib.runs.ablations import ablation_rows
+from cartoonlib.runs.guards import TrainingStopped
+
+GOALS = ["goal", "style", "found", "met"]
+
+
+def row(style, variant, group, metric, value, low, high):
+    about = {"style": style, "variant": variant, "group": group, "metric": metric, "features": "Net"}
+    return about | {"value": value, "low": low, "high": high}
+
+
+def style_rows(ratio=0.5, error=(0.03, 0.02, 0.04)):
+    return [
+        row("anime", "untouched photo", "photo", "kid_cartoon", 200.0, 190.0, 210.0),
+        row("anime", "full method", "style", "kid_cartoon", 200.0 * ratio, 90.0, 110.0),
+        row("anime", "full method", "style", "landmark_error", *error),
+    ]
+
+
+def ablation(full=(10.0, 9.0, 11.0), original=(13.0, 12.0, 14.0)):
+    return [
+        row("anime", "full method", "full", "kid_cartoon", *full),
+        row("anime", "original", "original", "kid_cartoon", *original),
+    ]
+
+
+# --- goals -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("profile", ["quick", "reference"])
+def test_the_findings_in_git_follow_from_the_measurements_in_git(profile):
+    """Every goal and every seed statistic is computed anew, by the same rules."""
+    read = {name: json.loads((files.ROOT / "results" / profile / f"{name}.json").read_text(encoding="utf-8"))[name]
+            for name in ("metrics", "ablations", "findings")}  # fmt: skip
+    rows = read["metrics"]
+    styles = list(dict.fromkeys(row["style"] for row in rows if row["group"] == "style"))
+    goals = findings.goals(rows, read["ablations"], styles)
+    assert findings.goal_rows(goals) == read["findings"]["goals"]
+    groups = {}
+    for title, about in read["ablations"]["runs"].items():
+        groups.setdefault(about["group"], {})[title] = None
+    assert findings.seeds(rows, groups) == read["findings"]["seeds"] != []
+
+
+def test_a_goal_holds_numbers():
+    kid, error = findings.goals(style_rows(0.25), ablations.NO_ROWS, ["anime"])
+    assert kid == {
+        "goal": "KID to cartoons / the photo's", "style": "anime", "limit": 0.5, "value": 0.25, "met": True
+    }  # fmt: skip
+    assert error == {
+        "goal": "landmark error", "style": "anime", "limit": 0.04, "value": 0.03, "low": 0.02, "high": 0.04, "met": True
+    }  # fmt: skip
+    assert json.loads(json.dumps([kid, error])) == [kid, error]
+
+
+def test_limits_hold_for_the_ratio_of_values_and_for_the_upper_end_of_the_error():
+    met = [goal["met"] for goal in findings.goals(style_rows(0.5), ablations.NO_ROWS, ["anime"])]
+    assert met == [True, True]
+    rows = style_rows(0.501, error=(0.03, 0.02, 0.041))
+    assert [goal["met"] for goal in findings.goals(rows, ablations.NO_ROWS, ["anime"])] == [False, False]
+
+
+def test_a_comparison_is_met_when_the_intervals_do_not_overlap():
+    *_, apart = findings.goals(style_rows() + ablation(), ablations.NO_ROWS, ["anime"])
+    assert apart["met"] and apart["limit"] == 12.0 and apart["high"] == 11.0
+    assert apart["reference"] == {"variant": "original", "value": 13.0, "low": 12.0, "high": 14.0}
+    *_, touching = findings.goals(style_rows() + ablation(original=(13.0, 11.0, 14.0)), ablations.NO_ROWS, ["anime"])
+    assert not touching["met"]
+
+
+def test_a_row_that_collapsed_leaves_nothing_to_compare_with():
+    stopped = {"runs": {"original": {"stopped": "flat"}}, "metrics": [], "differences": []}
+    *_, goal = findings.goals(style_rows() + ablation()[:1], stopped, ["anime"])
+    assert goal["met"] is None and goal["stopped"] == "original" and goal["limit"] is None
+    assert findings.goal_rows([goal])[0] | {"goal": ""} == {
+        "goal": "", "style": "anime", "met": "nothing to compare with",
+        "found": "the row `original` collapsed to a flat picture (notebook 4)",
+    }  # fmt: skip
+
+
+def test_goals_as_texts_and_those_of_older_files():
+    goals = findings.goals(style_rows(0.25) + ablation(), ablations.NO_ROWS, ["anime"])
+    older = {"goal": "landmark error <= 0.04", "style": "anime", "found": "0.01", "met": "yes"}
+    texts = findings.goal_rows([*goals, older])
+    assert all(list(text) == GOALS for text in texts) and texts[-1] == older
+    assert [text["found"] for text in texts[:3]] == ["0.250", "0.03 [0.02, 0.04]", "10 [9, 11] and 13 [12, 14]"]
+    assert texts[0]["goal"] == "KID to cartoons / the photo's <= 0.5" and texts[0]["met"] == "yes"
+
+
+# --- seeds, differences, failures ----------------------------------------------------------------------------------
+
+
+def test_seeds_have_a_mean_and_the_deviation_of_a_sample():
+    groups = {"full": ["full method"], "again": ["full method, seed 1", "full method, seed 2", "original, seed 1"]}
+    rows = [row("anime", title, group, "kid_cartoon", value, 0, 0) for title, group, value in (
+        ("full method", "style", 99.0), ("full method", "full", 1.0), ("full method, seed 1", "again", 2.0),
+        ("full method, seed 2", "again", 3.0), ("original, seed 1", "again", 4.0),
+    )]  # fmt: skip
+    (found,) = findings.seeds(rows, groups)  # `original` itself was not measured, nor the landmark error
+    assert found["variant"] == "full method" and found["values"] == [1.0, 2.0, 3.0]
+    assert found["mean"] == 2 and found["deviation"] == pytest.approx(1)
+
+
+def test_differences_are_paired_and_those_without_a_row_are_left_out():
+    noise = np.random.default_rng(0).normal(size=40) * 10
+    estimates = {
+        variant: {metric: mean_estimate(noise + shift) for metric in findings.COMPARED}
+        for variant, shift in (("full method", 0), ("without colour", 1.0))
+    }
+    pairs = [("without colour", "full method"), ("original", "full method"), ("without colour", "original")]
+    found = findings.differences(estimates, pairs, "anime")
+    assert [d["metric"] for d in found] == list(findings.COMPARED)
+    for d in found:
+        assert (d["variant"], d["reference"], d["style"]) == ("without colour", "full method", "anime")
+        assert d["value"] == pytest.approx(1) and d["high"] - d["low"] < 1e-9  # the noise cancels photo by photo
+
+
+def test_the_faces_that_moved_most_come_first():
+    errors = np.array([0.1, 0.4, 0.2, 0.3, 0.0])
+    assert list(findings.worst(errors)) == [1, 3, 2, 0]
+    line = findings.failures_line("anime", errors)
+    assert line == "anime: landmark errors 0.400, 0.300, 0.200, 0.100; median of 5 faces 0.200"
+
+
+# --- ablation table ------------------------------------------------------------------------------------------------
+
+
+def test_a_row_says_what_it_changes():
+    full = TINY.replace(weights={"texture": 2.0})
+    row = full.replace(weights={"texture": 8.0}, skips=False)
+    assert set(ablations.changes(row, full).split(", ")) == {"texture 8", "skips False"}
+    assert ablations.changes(full, full) == ""
+    assert ablations.weights(full, ["texture", "landmark"]) == f"texture 2\nlandmark {full.weights.landmark:g}"
+
+
+def test_the_table_has_a_line_for_every_row():
+    groups = ablation_rows(TINY)
+    lines = ablations.rows_markdown(groups).splitlines()
+    assert len(lines) == 2 + len(ablations.rows_of(groups))
+    assert lines[2] == "| full | full method | - |"
+    assert "| without | without landmark | landmark 0 |" in lines
+
+
+def test_every_row_is_compared_with_the_full_method_and_repairs_with_the_original():
+    pairs = ablations.pairs(["untouched photo", "full method", "original", "original + skips"])
+    assert pairs == [
+        ("untouched photo", "full method"), ("original", "full method"), ("original + skips", "full method"),
+        ("original + skips", "original"),
+    ]  # fmt: skip
+
+
+def test_a_row_that_collapses_is_named_and_the_others_go_on(monkeypatch):
+    groups = {"full": {"full method": TINY}, "without": {"without content": TINY.replace(weights={"content": 0.0})}}
+    lines = []
+
+    def train(row, sets, style, title, progress):
+        progress("step 1")
+        if title == "full method":
+            raise TrainingStopped("the output is flat")
+        return title
+
+    monkeypatch.setattr(ablations.parallel, "train", train)
+    runs, stopped = ablations.train(Report(TINY), groups, "drawn", lines.append)
+    assert runs == {"without content": "without content"} and stopped == {"full method": "the output is flat"}
+    assert lines == ["row 1/2, step 1", "row 2/2, step 1"]
+
+
+def test_a_profile_without_an_ablation_table_has_no_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "RESULTS", tmp_path)
+    assert ablations.read(Report(TINY)) == (ablations.NO_ROWS, {})
+    Report(TINY).numbers("ablations", {"runs": {}, "metrics": [1], "differences": []})
+    content, origin = ablations.read(Report(TINY))
+    assert content["metrics"] == [1] and list(origin) == ["device", "precision", "commit", "date"]
+
+
+def test_numbers_that_were_not_made_say_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "RESULTS", tmp_path)
+    with pytest.raises(InputError, match="train.json is missing: run the notebooks before this one first"):
+        Report(TINY).read_numbers("train")
+
+
+# --- weights beside the published ones -----------------------------------------------------------------------------
+
+
+def test_the_table_of_weights_leaves_out_what_cannot_be_compared():
+    profile = TINY.replace(styles=("anime",), style_settings={"anime": {"train_steps": 4, "weights": {"texture": 3.5}}})
+    table = weights_markdown(profile, 512, 1.0)
+    cells = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ") for line in table.splitlines() if "|" in line}
+    assert cells["loss"][-1] == "ours in the original's code"
+    assert cells["total_variation"][-1] == "-" and cells["landmark"][-1] == "-" and cells["content"][-1] != "-"
+    assert table.endswith("\n\nFor `anime`: train_steps 4, texture 3.5.")
+    squares = weights_markdown(profile.replace(edge_aware=False), 512, 1.0)
+    assert [line for line in squares.splitlines() if line.startswith("| total_variation")][0].split(" | ")[-1] != "- |"
+
+
+def test_the_scale_of_features_is_their_mean_size():
+    photos = np.full((2, 8, 8, 3), 255, np.uint8)  # 1 in [-1, 1]
+    double = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(3, 4, 1, bias=False))
+    nn.init.constant_(double[1].weight, -2.0)
+    assert feature_scale(double, photos) == (4, pytest.approx(6.0))
