@@ -8,15 +8,12 @@ from torch import Tensor, nn
 from torchvision.models import VGG19_Weights
 from torchvision.models.vgg import cfgs, make_layers
 
-from . import files
-from .files import check_hash
+from .files import load_weights
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# Weights files that are recognised in paths.WEIGHTS, and the start of their SHA-256.
-VGG19_FILES = {
-    "vgg19_conv4_4_fp16.pth": "a11a9fc8",
-    "vgg19-dcbb9e9d.pth": "dcbb9e9d",  # torchvision's own, named after its hash
-}
+# Files of weights, and the start of their SHA-256: its layers up to conv4_4 in half precision, torchvision's own.
+VGG19_FILES = {"vgg19_conv4_4_fp16.pth": "a11a9fc8", "vgg19-dcbb9e9d.pth": "dcbb9e9d"}
+VGG19_URL = VGG19_Weights.IMAGENET1K_V1.url
 
 
 class Frozen(nn.Module):
@@ -63,23 +60,10 @@ def vgg19_layers() -> nn.Sequential:
 def vgg19_conv4_4() -> Frozen:
     """VGG19 up to conv4_4, before its ReLU (White-box eq. 3 and 8): 512 channels at 1/8 of the size.
 
-    Weights come from a file of VGG19_FILES in paths.WEIGHTS, checked by hash, else from torchvision's server.
+    Weights come from a file of VGG19_FILES in files.WEIGHTS, checked by hash, else from torchvision's server.
     """
     layers = vgg19_layers()
-    for name, start in VGG19_FILES.items():
-        path = files.WEIGHTS / name
-        if path.exists():
-            check_hash(path, start)
-            state = torch.load(path, weights_only=True, map_location="cpu")
-            break
-    else:
-        try:
-            state = VGG19_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
-        except (OSError, RuntimeError) as error:  # no network; a wrong hash
-            raise files.InputError(
-                f"The weights of VGG19 are neither in {files.WEIGHTS} ({' or '.join(VGG19_FILES)}) nor can they be "
-                f"downloaded ({error}): put the file there, or set `perceptual: efficientnet_lite0`."
-            ) from None
+    state = load_weights(VGG19_FILES, VGG19_URL, "VGG19", "perceptual: efficientnet_lite0")
     state = {key.removeprefix("features."): value.float() for key, value in state.items()}
     layers.load_state_dict({key: value for key, value in state.items() if key in layers.state_dict()})
     return Frozen(layers, "VGG19 conv4_4")

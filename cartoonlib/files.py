@@ -28,6 +28,30 @@ def check_hash(path: Path, start: str) -> None:
         )
 
 
+def load_weights(known: dict[str, str], url: str, network: str, otherwise: str) -> dict:
+    """The state dict of a frozen network on the CPU, out of a file in WEIGHTS, or downloaded there; no code in it runs.
+
+    known: names of files, and the start of the SHA-256 that each must have. InputError says where to put the file, and
+    which setting does without it.
+    """
+    import torch  # a second, which printing a profile can do without
+
+    for name, start in known.items():
+        path = WEIGHTS / name
+        if path.is_file():
+            check_hash(path, start)
+            if path.suffix == ".zip":  # a TorchScript archive
+                return torch.jit.load(path, map_location="cpu").state_dict()
+            return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        return torch.hub.load_state_dict_from_url(url, str(WEIGHTS), "cpu", check_hash=True, weights_only=True)
+    except (OSError, RuntimeError) as error:  # no network; a wrong hash
+        raise InputError(
+            f"{network}'s weights are missing: {' or '.join(known)} is not in {WEIGHTS} and cannot be downloaded "
+            f"({error}): put the file at {WEIGHTS / url.rpartition('/')[2]}, or set `{otherwise}`."
+        ) from None
+
+
 class InputError(Exception):
     """Something the user gave is wrong. The message is one sentence: what is wrong and what to do."""
 

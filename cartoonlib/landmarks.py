@@ -10,15 +10,13 @@ a detector is not differentiable and finds no face in some cartoons.
 
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from . import files
-from .files import InputError, check_hash
+from .files import InputError, load_weights
 
 # Mean MTCNN points of 206 faces with the framing of FFHQ's thumbnails, made symmetrical and rounded. Units: image side.
 CANONICAL = np.array([[0.377, 0.472], [0.623, 0.472], [0.5, 0.617], [0.386, 0.724], [0.614, 0.724]], dtype=np.float32)
@@ -26,8 +24,8 @@ FACE_WIDTH = 0.53  # mean width of MTCNN's box of the same faces, in the same un
 LARGEST_SIDE = 1024  # pixels; larger images are shrunk for detection
 SMALLEST_SIDE = 20  # pixels; MTCNN's smallest face
 # The same network as a state dict (face-alignment 1.5) and as a TorchScript archive (before); names end in their hash.
-FAN_FILES = ("2DFAN4-11f355bf06.pth.tar", "2DFAN4-cd938726ad.zip")
-FAN_URL = f"https://www.adrianbulat.com/downloads/python-fan/{FAN_FILES[0]}"
+FAN_FILES = {"2DFAN4-11f355bf06.pth.tar": "11f355bf06", "2DFAN4-cd938726ad.zip": "cd938726ad"}
+FAN_URL = f"https://www.adrianbulat.com/downloads/python-fan/{next(iter(FAN_FILES))}"
 
 
 @dataclass(frozen=True)
@@ -147,7 +145,7 @@ class FANLandmarks(_Frozen):
         super().__init__()
         from face_alignment.models import FAN
 
-        weights = _fan_weights()
+        weights = load_weights(FAN_FILES, FAN_URL, "FAN", "landmarks: onet")
         self.fan = FAN(4)
         self.fan.load_state_dict(weights)
         self.requires_grad_(False).eval()
@@ -156,29 +154,6 @@ class FANLandmarks(_Frozen):
         """Aligned faces (B, 3, H, W) in [-1, 1] -> points (B, 68, 2) in units of the image side."""
         heatmaps = self.fan((FAN_SQUARE.crop(images, 256) + 1) / 2)[-1]
         return FAN_SQUARE.to_frame(soft_argmax(heatmaps))
-
-
-def _fan_weights() -> dict[str, Tensor]:
-    path = next((files.WEIGHTS / name for name in FAN_FILES if (files.WEIGHTS / name).is_file()), None)
-    if path is None:
-        path = files.WEIGHTS / FAN_FILES[0]
-        try:
-            return torch.hub.load_state_dict_from_url(
-                FAN_URL, str(files.WEIGHTS), map_location="cpu", check_hash=True, weights_only=True
-            )
-        except (OSError, RuntimeError) as error:  # no network; a wrong hash
-            raise InputError(
-                f"FAN's weights are missing, and cannot be downloaded from {FAN_URL} ({error}): put the file at {path}, "
-                "or set `landmarks: onet`."
-            ) from None
-    check_hash(path, _hash_in_name(path))
-    if path.suffix == ".zip":
-        return torch.jit.load(path, map_location="cpu").state_dict()
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _hash_in_name(path: Path) -> str:
-    return path.name.split("-")[1].split(".")[0]
 
 
 def soft_argmax(heatmaps: Tensor, radius: int = 3) -> Tensor:

@@ -30,7 +30,7 @@ RGB_TO_YUV = ((0.299, 0.587, 0.114), (-0.169, -0.331, 0.5), (0.5, -0.419, -0.081
 
 
 def relative_l1(features: Tensor, target: Tensor) -> Tensor:
-    """Mean over images of mean |features - target| / mean |target|, (B, C, H, W) each -> scalar, 0 where they are equal.
+    """Mean over images of mean |features - target| / mean |target|: (B, C, H, W) each -> scalar.
 
     Image by image, so that a batch split over several processes has the same loss. No gradient flows to the target.
     """
@@ -107,8 +107,8 @@ def total_variation(images: Tensor, photo: Tensor | None = None) -> Tensor:
     edges: contours may grow on edges that are there, while strokes across a cheek and ripples cost, and regions become
     flat, for absolute differences, unlike squared ones, leave no slope cheaper than one step. They cost more where the
     photo is darker: at one price everywhere, drawings with light skin and dark hair teach the generator to draw strands
-    of hair on dark skin, where they differ least from it. And they are those of luma and chroma, added up: of red, green
-    and blue, green alone would be the cheapest way to change grey, which the texture branch sees, and strokes magenta.
+    of hair on dark skin, where they differ least from it. And they are those of luma and chroma, added up: were they
+    of red, green and blue, green alone would be the cheapest way to change grey, and strokes magenta.
     Not in the paper, whose loss cannot tell a contour from noise.
     """
     images = images.float()
@@ -161,7 +161,7 @@ def surface(fake_scores: Tensor) -> Tensor:
 
 
 def texture(fake_scores: Tensor) -> Tensor:
-    """Adversarial loss of the texture branch (White-box eq. 5): D sees colour-shifted outputs and cartoons. As surface."""
+    """Adversarial loss of the texture branch (White-box eq. 5), as surface: D sees colour-shifted pictures."""
     return _least_squares(fake_scores)
 
 

@@ -46,9 +46,9 @@ class Generator(nn.Module):
     """Photo to cartoon: a U-Net with two scales, 4 residual blocks and additive skips (White-box, appendix).
 
     `forward` returns the cartoon, `guided_filter(photo, unfiltered(photo), filter_radius, filter_eps)`; images are
-    (B, 3, H, W) RGB in [-1, 1] of any height and width. The output is linear, as in White-box, so it can leave [-1, 1] slightly; only a
-    conversion to bytes clips it. There is no instance normalisation (the original's figure has it): its statistics run
-    over the whole image, so that a tile or another size would change the colours.
+    (B, 3, H, W) RGB in [-1, 1] of any height and width. The output is linear, as in White-box, so that it can leave
+    [-1, 1] slightly. There is no instance normalisation (the original's figure has it): its statistics run over the
+    whole image, so that a tile or another size would change the colours.
 
     Args:
         slope: negative slope of the LeakyReLUs. White-box 0.2, original 0.01.
@@ -56,10 +56,10 @@ class Generator(nn.Module):
         skips: False rebuilds the original's defect: the skips and the second convolutions of both up-sampling blocks
             exist, but nothing flows through them, so 46,176 parameters are dead.
         filter_eps: eps of the guided filter on [-1, 1] images. White-box 1e-2, original 1e-1.
-        filter_radius: of that filter, in px. White-box and the original 1. At 2 strokes that no edge of the photo carries are
-            blurred away, over 4 px to each side, so that none can be drawn over a cheek.
-        padding: of the convolutions. `replicate` continues the image; White-box's and the original's `zeros` tell where the
-            border is, and faint lines grow along it.
+        filter_radius: of that filter, in px. White-box and the original 1; 2 blurs strokes that no edge of the photo
+            carries, so that none can be drawn over a cheek.
+        padding: of the convolutions. `replicate` continues the image; `zeros`, White-box's and the original's, tell
+            where the border is, and faint lines grow along it.
     """
 
     MULTIPLE = 4  # two halvings

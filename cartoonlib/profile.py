@@ -15,13 +15,14 @@ from typing import Annotated, Literal
 import yaml
 from annotated_types import Ge, Gt, Lt, MinLen
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic.fields import FieldInfo
 
 from . import files
 from .files import InputError
 
-Names = Annotated[tuple[str, ...], Field(strict=False)]  # YAML has lists
-Count, Weight, Positive = Annotated[int, Ge(1)], Annotated[float, Ge(0)], Annotated[float, Gt(0)]
+# Types, what holds for them, and how an error message says that.
+Names = Annotated[tuple[str, ...], Field(strict=False), MinLen(1), "a list with one name or more"]  # YAML has lists
+Count, CountOrNone = Annotated[int, Ge(1), "1 or more"], Annotated[int, Ge(0), "0 or more"]
+Weight, Positive = Annotated[float, Ge(0), "0 or more"], Annotated[float, Gt(0), "more than 0"]
 
 
 class _Settings(BaseModel):
@@ -51,13 +52,13 @@ class Profile(_Settings):
     name: str
 
     # data: names of data/sources.yaml, or paths of your own folders
-    faces: Annotated[Names, MinLen(1)] = ("ffhq_thumbnails128",)
-    styles: Annotated[Names, MinLen(1)] = ("hayao", "paprika", "shinkai", "summerwar")  # one generator for each
+    faces: Names = ("ffhq_thumbnails128",)
+    styles: Names = ("hayao", "paprika", "shinkai", "summerwar")  # one generator for each
     shown: str = ""  # face set of the figures, for data whose pictures may not be published; "": the held-out faces
-    size: Annotated[int, Ge(32)] = 128  # px, side of the training images
-    face_limit: Annotated[int, Ge(0)] = 5000  # images taken at most from each face set
-    cartoon_limit: Annotated[int, Ge(0)] = 2000  # and from each style
-    test_fraction: Annotated[float, Gt(0), Lt(1)] = 0.1  # held out, by content hash
+    size: Annotated[int, Ge(32), "32 or more"] = 128  # px, side of the training images
+    face_limit: CountOrNone = 5000  # images taken at most from each face set
+    cartoon_limit: CountOrNone = 2000  # and from each style
+    test_fraction: Annotated[float, Gt(0), Lt(1), "between 0 and 1"] = 0.1  # held out, by content hash
     augment: bool = True  # random crop, flip and mild colour; the original has none
 
     # frozen networks
@@ -66,14 +67,14 @@ class Profile(_Settings):
     perceptual_every: Count = 2  # content and structure loss look at every n-th image (hardly worse: notebook 05)
 
     # protocol
-    seed: Annotated[int, Ge(0)] = 0
+    seed: CountOrNone = 0
     batch: Count = 16
-    pretrain_steps: Annotated[int, Ge(0)] = 50_000
+    pretrain_steps: CountOrNone = 50_000
     train_steps: Count = 30_000
     ablation_steps: Count = 30_000  # of every row of the ablation table, the full method among them
     generator_rate: Positive = 2.0e-4  # Adam, betas (0.5, 0.99)
     discriminator_rate: Positive = 4.0e-4  # twice the generator's, for judges that keep up (notebook 05: group `added`)
-    ema: Annotated[float, Ge(0), Lt(1)] = 0.999  # decay of the averaged generator, the one that is shown and measured
+    ema: Annotated[float, Ge(0), Lt(1), "from 0 to below 1"] = 0.999  # decay of the averaged generator, which is kept
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the hardware multiplies it
     step: Literal["auto", "eager", "graph"] = "auto"  # a CUDA graph, or one operation at a time | auto: if possible
     processes: Count = 1  # that share every batch, one GPU each (see cartoonlib/runs/README.md)
@@ -161,35 +162,22 @@ def profile_of(settings: dict) -> Profile:
 def _sentence(error: dict) -> str:
     """What is wrong with one setting, out of one of pydantic's errors."""
     table = Weights if error["loc"][0] == "weights" and len(error["loc"]) > 1 else Profile
-    key, place, value = str(error["loc"][table is Weights]), ".".join(map(str, error["loc"][:2])), error["input"]
-    if error["type"] in ("extra_forbidden", "invalid_key"):
-        if key in LOSSES and table is Profile:
+    key, place = str(error["loc"][table is Weights]), "weights." if table is Weights else ""
+    if key not in table.model_fields:
+        if key in LOSSES:
             return f"Unknown setting `{key}`. It is a weight: write `weights: {{{key}: ...}}`."
         near = get_close_matches(key, table.model_fields, n=1)
         hint = f"Did you mean `{near[0]}`?" if near else f"Known settings: {', '.join(table.model_fields)}."
-        return f"Unknown setting `{place}`. {hint}"
-    field = table.model_fields[key]
-    wanted = _wanted(field, error["type"].endswith("_type"))
-    hint = " (YAML reads 2e-4 as text: write 2.0e-4)" if field.annotation is float and isinstance(value, str) else ""
-    found = f", not {value!r}{hint}" if error["type"].endswith("_type") else ""
-    return f"The setting `{place if table is Weights else key}` must be {wanted}{found}."
-
-
-def _wanted(field: FieldInfo, type_is_wrong: bool) -> str:
-    """What a field may be, in words."""
-    if typing.get_origin(field.annotation) is Literal:
-        *others, last = map(str, typing.get_args(field.annotation))
-        return f"{', '.join(others)} or {last}"
-    if typing.get_origin(field.annotation) is tuple:
-        return "a list of names" if type_is_wrong else "a list with one name or more"
-    if field.annotation is Weights:
-        return f"a table with {', '.join(LOSSES)}"
-    if type_is_wrong:
-        return f"of type {field.annotation.__name__}"
-    limits = {type(limit): getattr(limit, type(limit).__name__.lower()) for limit in field.metadata}
-    if Lt in limits:
-        return f"between {limits[Gt]} and {limits[Lt]}" if Gt in limits else f"from {limits[Ge]} to below {limits[Lt]}"
-    return f"{limits[Ge]} or more" if Ge in limits else f"more than {limits[Gt]}"
+        return f"Unknown setting `{place}{key}`. {hint}"
+    field, value = table.model_fields[key], error["input"]
+    if not error["type"].endswith("_type"):  # of the right type
+        words = next((text for text in field.metadata if isinstance(text, str)), None)
+        choices = error.get("ctx", {}).get("expected", "").replace("'", "")
+        return f"The setting `{place}{key}` must be {words or choices}."
+    kinds = {tuple: "a list of names", Weights: f"a table with {', '.join(LOSSES)}"}
+    kind = typing.get_origin(field.annotation) or field.annotation
+    hint = " (YAML reads 2e-4 as text: write 2.0e-4)" if kind is float and isinstance(value, str) else ""
+    return f"The setting `{place}{key}` must be {kinds.get(kind, f'of type {kind.__name__}')}, not {value!r}{hint}."
 
 
 def _check(good: bool, key: str, wanted: str) -> None:

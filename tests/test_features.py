@@ -1,5 +1,4 @@
 import copy
-from types import SimpleNamespace
 from urllib.error import URLError
 
 import pytest
@@ -133,13 +132,11 @@ def test_a_damaged_file_is_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("problem", [URLError("no network"), RuntimeError("invalid hash value")])
 def test_without_file_and_network_it_says_what_to_do(tmp_path, monkeypatch, problem):
-    def get_state_dict(**_):
+    def load_state_dict_from_url(*_, **__):
         raise problem
 
     monkeypatch.setattr(files, "WEIGHTS", tmp_path)
-    monkeypatch.setattr(
-        features, "VGG19_Weights", SimpleNamespace(IMAGENET1K_V1=SimpleNamespace(get_state_dict=get_state_dict))
-    )
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", load_state_dict_from_url)
     with pytest.raises(InputError, match="vgg19-dcbb9e9d.pth.*efficientnet_lite0"):
         vgg19_conv4_4()
 

@@ -66,7 +66,7 @@ def tiny(tmp_path_factory, face_photos, cartoon_set):
     for kind, images in (("photos", pictures), ("drawn", cartoon_set.images)):
         for i, image in enumerate(images):
             Image.fromarray(image).save(folder / kind / f"{i}.bmp")
-    (folder / "weights" / landmarks.FAN_FILES[0]).write_bytes(b"broken")
+    (folder / "weights" / next(iter(landmarks.FAN_FILES))).write_bytes(b"broken")
     (folder / "profiles" / "tiny.yaml").write_text(PROFILE.format(folder=folder))
     (folder / "profiles" / "ablations.yaml").write_text(ROWS)
     face = landmarks.Face(landmarks.CANONICAL * 128, np.array([0, 0, 128, 128]), 1.0)

@@ -218,10 +218,11 @@ def test_soft_argmax_finds_peaks_between_pixels_despite_noise():
 
 def test_fan_without_its_weights_says_how_to_get_them(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "WEIGHTS", tmp_path)
-    monkeypatch.setattr(landmarks, "FAN_URL", f"http://127.0.0.1:9/{landmarks.FAN_FILES[0]}")  # nobody listens there
+    name = next(iter(landmarks.FAN_FILES))
+    monkeypatch.setattr(landmarks, "FAN_URL", f"http://127.0.0.1:9/{name}")  # nobody listens there
     with pytest.raises(InputError, match="FAN's weights are missing.*put the file at.*landmarks: onet"):
         landmark_network("fan")
-    (tmp_path / landmarks.FAN_FILES[0]).write_bytes(b"half a file")
+    (tmp_path / name).write_bytes(b"half a file")
     with pytest.raises(InputError, match="damaged"):
         landmark_network("fan")
 
@@ -235,7 +236,7 @@ def test_fan_reads_a_state_dict_and_is_differentiable(tmp_path, monkeypatch):
     digest = hashlib.sha256((tmp_path / "unnamed").read_bytes()).hexdigest()[:10]
     (tmp_path / "unnamed").rename(tmp_path / f"random-{digest}.pth.tar")
     monkeypatch.setattr(files, "WEIGHTS", tmp_path)
-    monkeypatch.setattr(landmarks, "FAN_FILES", (f"random-{digest}.pth.tar",))
+    monkeypatch.setattr(landmarks, "FAN_FILES", {f"random-{digest}.pth.tar": digest})
     fan = landmark_network("fan")
     image = torch.rand(1, 3, 64, 64).requires_grad_()
     points = fan(image)
@@ -251,8 +252,8 @@ def test_fan_weights_are_read_from_a_torchscript_archive(tmp_path, monkeypatch):
     name = f"net-{hashlib.sha256((tmp_path / 'unnamed').read_bytes()).hexdigest()[:10]}.zip"
     (tmp_path / "unnamed").rename(tmp_path / name)
     monkeypatch.setattr(files, "WEIGHTS", tmp_path)
-    monkeypatch.setattr(landmarks, "FAN_FILES", (name,))
-    assert {key: tuple(v.shape) for key, v in landmarks._fan_weights().items()} == {"weight": (3, 2), "bias": (3,)}
+    weights = files.load_weights({name: name[4:14]}, "", "net", "")
+    assert {key: tuple(v.shape) for key, v in weights.items()} == {"weight": (3, 2), "bias": (3,)}
 
 
 def test_faceapi_agrees_with_onet(aligned, onet):

@@ -2,7 +2,6 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -41,12 +40,11 @@ def vgg19_without_download() -> features.Frozen:
 
 def weights_at_hand(perceptual: str) -> bool:
     """Whether a perceptual network can be had without a download."""
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / "vgg19-dcbb9e9d.pth"
-    return perceptual != "vgg19" or cached.exists() or any((files.WEIGHTS / n).exists() for n in features.VGG19_FILES)
+    return perceptual != "vgg19" or any((files.WEIGHTS / n).exists() for n in features.VGG19_FILES)
 
 
 class OriginalStep:
-    """The original's training step, with what is known to make it slow: five losses, float32, NCHW, one image after the other.
+    """The original's training step, with what is known to make it slow: five losses, float32, NCHW, image by image.
 
     Known, and rebuilt: a new loader iterator for every step; VGG19 collects weight gradients, which nothing clears, for
     photo, output and structure target alike; each image of the batch goes to the host, through scikit-image's SLIC and
@@ -55,8 +53,8 @@ class OriginalStep:
     LeakyReLU 0.01, tanh, sigmoid, guided filters of eps 0.1 (output) and 0.2 (surface); Adam with its defaults.
 
     Not known, or not to be had, and built so that it should not slow the original down:
-    - joblib is not installed: threads of a pool that stays, one a core, which copy nothing (SLIC lets others run; on many
-      cores processes may be faster);
+    - joblib is not installed: threads of a pool that stays, one a core, which copy nothing (SLIC lets others run; on
+      many cores processes may be faster);
     - label2rgb(kind="mix") raises today: kind="avg";
     - the images come out of memory, not out of files, and the loader starts no workers;
     - VGG19 sees the output once for both of its losses;
@@ -67,7 +65,8 @@ class OriginalStep:
     def __init__(self, profile: Profile, device: torch.device):
         torch.manual_seed(profile.seed)
         self.profile, self.device, self.dtype = profile, device, torch.float32
-        self.generator = Generator(slope=0.01, tanh=True, skips=False, filter_eps=0.1, filter_radius=1, padding="zeros").to(device)
+        shape = {"slope": 0.01, "tanh": True, "skips": False, "padding": "zeros"}
+        self.generator = Generator(**shape, filter_eps=0.1, filter_radius=1).to(device)
         self.d_surface = PatchDiscriminator(3, slope=0.01, sigmoid=True).to(device)
         self.d_texture = PatchDiscriminator(1, slope=0.01, sigmoid=True).to(device)
         self.perceptual = vgg19_without_download().requires_grad_(True).to(device)
@@ -88,8 +87,8 @@ class OriginalStep:
         with record_function("discriminators, generator's turn"):
             surface, texture = self._views(output, grey)
             terms = {
-                "surface": losses.adversarial_generator(self.d_surface(surface)),
-                "texture": losses.adversarial_generator(self.d_texture(texture)),
+                "surface": losses.surface(self.d_surface(surface)),
+                "texture": losses.texture(self.d_texture(texture)),
             }
         with record_function("superpixels"):
             target = self._superpixels(output)
@@ -109,7 +108,7 @@ class OriginalStep:
             fakes = self._views(self.generator(photo).contiguous(), grey)
             reals = self._views(cartoon, grey)
             d_terms = {
-                name: losses.adversarial_discriminator(discriminator(real), discriminator(fake))
+                name: losses.discriminator(discriminator(real), discriminator(fake))
                 for name, discriminator, real, fake in zip(
                     ("d_surface", "d_texture"), (self.d_surface, self.d_texture), reals, fakes
                 )
