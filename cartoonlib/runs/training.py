@@ -260,7 +260,7 @@ def train(
                 loop.sample(update.ema, watched)
             loop.record(update(*batches(step)))
         loop.sample(update.ema, watched)
-        about = {"style": style, "variant": title, "dtype": str(update.dtype), "step": update.how}
+        about = {"style": style, "variant": title, "dtype": str(update.dtype), "step": update.execution}
         return loop.finish(update.ema, **about, data=[faces.hash, cartoons.hash])
 
     def one_step(profile: Profile) -> None:
