@@ -1,4 +1,4 @@
-"""The data: what is kept, what is left out and why, splits, stores and batches."""
+"""Prepared sets: what is read, what is kept, what is left out and why, splits and stores."""
 
 import errno
 import json
@@ -10,16 +10,14 @@ import matplotlib.cbook
 import numpy as np
 import pytest
 import skimage.data
-import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
 from cartoonlib import files
-from cartoonlib.dataset import catalogue
-from cartoonlib.dataset.batches import Batches, PerStep
+from cartoonlib.dataset import catalogue, origins
 from cartoonlib.dataset.catalogue import Source
-from cartoonlib.dataset.prepare import ImageSet, join_sets, prepare
+from cartoonlib.dataset.prepare import join_sets, prepare
 from cartoonlib.files import InputError
-from cartoonlib.images import center_crop, to_tensor, to_uint8
+from cartoonlib.images import read_picture
 from cartoonlib.landmarks import CANONICAL
 from cartoonlib.report.book import Report
 
@@ -54,11 +52,11 @@ def test_hostile_photos_are_left_out_with_a_reason(folders):
     astronaut.convert("L").save(photos / "d grey.jpg")
     astronaut.resize((100, 100)).save(photos / "e small.png")
     (photos / "f truncated.jpg").write_bytes((photos / "c again.jpg").read_bytes()[:9000])
-    (photos / "g text.jpg").write_text("not an image")
+    (photos / "g text.jpg").write_text("not an image", encoding="utf-8")
     Image.new("RGB", (1, 1)).save(photos / "h dot.png")
     noise(0).save(photos / "i noise.png")
     (photos / "j empty.jpg").touch()
-    (photos / "k notes.txt").write_text("other files are no business of ours")
+    (photos / "k notes.txt").write_text("other files are no business of ours", encoding="utf-8")
     images = prepared(photos, size=128)
     assert [entry["file"] for entry in images.manifest] == ["a.png"]
     found = reasons(images)
@@ -67,8 +65,8 @@ def test_hostile_photos_are_left_out_with_a_reason(folders):
         "c again.jpg": "near-duplicate: almost the same as a.png",
         "d grey.jpg": "grey",
         "e small.png": "small",
-        "f truncated.jpg": "unreadable",
-        "g text.jpg": "unreadable",
+        "f truncated.jpg": "unreadable: it cannot be read as a picture",
+        "g text.jpg": "unreadable: it cannot be read as a picture (none of the formats that are known)",
         "h dot.png": "small: an image of 1 x 1 px",
         "i noise.png": "no face",
         "j empty.jpg": "unreadable",
@@ -110,6 +108,32 @@ def test_photos_are_turned_as_exif_says_and_transparency_is_white(folders):
     Image.fromarray(drawing).save(drawings / "alpha.png")
     corner = prepared(drawings, kind="cartoons").images[0, :10, :10]
     assert (corner == 255).all()
+
+
+def test_training_reads_what_cartoonize_reads_and_to_the_same_pixels(folders, monkeypatch):
+    drawings = folders / "drawings"
+    drawings.mkdir()
+    for number, suffix in enumerate(("png", "jpg", "jfif", "jpe", "webp", "bmp", "gif", "tif", "avif", "heic")):
+        noise(number).save(drawings / f"{number}.{suffix}", "JPEG" if suffix.startswith("j") else None)
+    grey = np.asarray(noise(10).convert("L")).astype(np.uint16) * 257
+    Image.fromarray(grey).save(drawings / "10 of 16 bits.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise(11).crop((0, 0, 96, 80)).save(drawings / "11 turned.jpg", exif=exif)
+    noise(12).convert("CMYK").save(drawings / "12 for print.jpg")
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    noise(13).save(drawings / "13 profile.png", icc_profile=profile)
+    monkeypatch.setattr(ImageCms, "profileToProfile", lambda image, *rest, outputMode: image.point(lambda v: v // 2))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    count, found = origins.raw_images(catalogue.find(str(drawings), "cartoons"), 64)
+    pixels = {item.name: item.decode(item.content) for item in found}
+    assert len(pixels) == count == 14
+    for name, picture in pixels.items():
+        assert np.array_equal(picture, read_picture(drawings / name)[0]), name
+    assert np.array_equal(pixels["10 of 16 bits.png"][..., 0], grey // 257)
+    assert pixels["11 turned.jpg"].shape == (96, 80, 3)
+    assert np.array_equal(pixels["13 profile.png"], np.asarray(noise(13)) // 2)
+    assert len(prepared(drawings, kind="cartoons").images) == 14
 
 
 def test_a_second_preparation_gives_the_same_bytes_and_is_not_done_twice(folders):
@@ -214,96 +238,6 @@ def test_bad_input_is_one_sentence(folders, monkeypatch):
     assert [path for path in files.PROCESSED.iterdir() if path.suffix != ".lock"] == []  # nothing half-made stays
 
 
-def test_conversions_are_inverse():
-    images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
-    tensor = to_tensor(images)
-    assert tensor.shape == (1, 3, 16, 16) and tensor.dtype == torch.float32
-    assert tensor.min() == -1 and tensor.max() == 1
-    assert (to_uint8(tensor) == images).all()
-    assert to_uint8(torch.full((3, 2, 2), 7.0)).max() == 255
-    assert (to_tensor(torch.from_numpy(images)) == tensor).all()
-
-
-def training_set(images, held_out=0):
-    manifest = [{"split": "test"}] * held_out + [{"split": "train"}] * (len(images) - held_out)
-    return ImageSet("set", "faces", "", "", images, np.zeros((len(images), 5, 2)), manifest, [], "")
-
-
-def random_images(count):
-    return np.random.default_rng(0).integers(0, 256, (count, 36, 36, 3), dtype=np.uint8)
-
-
-def test_a_batch_is_a_function_of_seed_and_step():
-    images = training_set(random_images(20))
-    first = Batches(images, 32, 16, seed=1)(5)
-    assert first.shape == (16, 3, 32, 32) and first.dtype == torch.float32 and first.abs().max() <= 1
-    assert first.is_contiguous(memory_format=torch.channels_last)
-    torch.manual_seed(123)
-    batches = Batches(images, 32, 16, seed=1)
-    others = [batches(step) for step in (4, 6, 200)]  # windows of draws come and go
-    assert torch.equal(first, batches(5)) and not any(torch.equal(first, other) for other in others)
-    assert not torch.equal(first, Batches(images, 32, 16, seed=2)(5))
-    assert Batches(training_set(random_images(3)), 32, 8, seed=0)(0).shape[0] == 8  # more than there are
-
-
-def test_a_crop_is_a_piece_of_its_image_flipped_or_not():
-    images = random_images(6)
-    draw = Batches(training_set(images), 32, 6, seed=3)._draw(7)
-    batch = Batches(training_set(images), 32, 6, seed=3)(7)
-    corners = set()
-    for i in range(6):
-        y, x = draw["corner"][i].tolist()
-        corners.add((y, x))
-        crop = to_tensor(images[draw["image"][i], y : y + 32, x : x + 32])
-        crop = crop.flip(-1) if draw["flip"][i] else crop
-        assert (batch[i] - crop).abs().max() < 0.35  # mild colour on pure noise
-        assert np.corrcoef(batch[i].flatten(), crop.flatten())[0, 1] > 0.99
-    assert len(corners) > 2 and sorted(draw["image"].tolist()) == list(range(6))
-
-
-def test_processes_share_a_batch():
-    images = training_set(random_images(20))
-    whole = Batches(images, 32, 6, seed=1)(5)
-    parts = [Batches(images, 32, 6, seed=1, shard=(rank, 3))(5) for rank in range(3)]
-    assert [len(part) for part in parts] == [2, 2, 2] and torch.equal(torch.cat(parts), whole)
-
-
-def test_held_out_images_are_never_drawn():
-    images = np.zeros((8, 36, 36, 3), np.uint8)
-    images[:5] = 255
-    assert Batches(training_set(images, held_out=5), 32, 16, seed=0)(0).max() < -0.8
-
-
-def test_batches_without_augmentation_are_the_centre_without_repetition():
-    images = random_images(16)
-    plain = to_uint8(Batches(training_set(images), 32, 16, seed=0, augment=False)(0))
-    wanted = center_crop(images, 32)
-    assert (wanted == images[:, 2:34, 2:34]).all()
-    assert sorted(image.tobytes() for image in plain) == sorted(image.tobytes() for image in wanted)
-
-
-def test_augmentation_is_mild():
-    grey = np.full((4, 36, 36, 3), 128, np.uint8)
-    batch = Batches(training_set(grey), 32, 4, seed=0)(0)
-    assert (batch - to_tensor(grey)[:, :, :32, :32]).abs().max() < 0.07
-    ramp = np.broadcast_to(np.arange(36, dtype=np.uint8)[None, None, :, None] * 7, (64, 36, 36, 3)).copy()
-    rows = Batches(training_set(ramp), 32, 64, seed=0)(0)[:, 0, 0]
-    flipped = (rows[:, 0] > rows[:, -1]).float().mean()
-    assert 0.25 < flipped < 0.75
-
-
-def test_draws_are_copied_together():
-    made = []
-
-    def make(step):
-        made.append(step)
-        return {"value": torch.tensor(float(step))}
-
-    values = PerStep(make, torch.device("cpu"))
-    assert [values(step)["value"].item() for step in (3, 4, 70, 71, 3)] == [3, 4, 70, 71, 3]
-    assert len(made) == 3 * PerStep.WINDOW  # not once for each step that asks
-
-
 def test_embedded_photos(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "PROCESSED", tmp_path)
     try:
@@ -357,5 +291,6 @@ def test_a_single_image_and_a_set_that_is_none_of_faces_are_told(folders):
     with pytest.raises(InputError, match="no usable faces among its images .noise.png: no face"):
         prepared(one)
     few = Report("smoke", {"styles": [str(one)]}, progress=lambda line: None)
-    with pytest.raises(InputError, match="1 images to train with and 0 held out, 2 of each are needed|0 images to train"):
+    message = "1 images to train with and 0 held out, 2 of each are needed|0 images to train"
+    with pytest.raises(InputError, match=message):
         few.cartoons()

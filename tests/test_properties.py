@@ -1,4 +1,4 @@
-"""What holds for any shape, picture and profile (hypothesis): the smallest counterexample is printed when it does not."""
+"""What holds for any shape, picture and profile (hypothesis): the smallest counterexample is printed if it does not."""
 
 
 import numpy as np
@@ -81,8 +81,9 @@ def test_losses_are_zero_for_a_picture_and_itself_and_never_negative(height, wid
 
 
 VALUES = st.one_of(
-    st.none(), st.booleans(), st.integers(-5, 5), st.floats(), st.text(max_size=5), st.lists(st.text(max_size=3), max_size=2),
-    st.dictionaries(st.text(max_size=5), st.integers(), max_size=2), st.sampled_from(["x4", "bf16", "slic", "vgg19", "stop"]),
+    st.none(), st.booleans(), st.integers(-5, 5), st.floats(), st.text(max_size=5),
+    st.lists(st.text(max_size=3), max_size=2), st.dictionaries(st.text(max_size=5), st.integers(), max_size=2),
+    st.sampled_from(["x4", "bf16", "slic", "vgg19", "stop"]),
 )  # fmt: skip
 FIELDS = list(Profile.model_fields)
 

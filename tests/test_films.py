@@ -1,0 +1,147 @@
+"""Films: the same upright pixels for training and for `cartoonize`, and frames of training over the whole length."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from av.stream import Disposition
+
+from cartoonlib import files, films
+from cartoonlib.dataset import catalogue, origins
+from cartoonlib.dataset.prepare import prepare
+from cartoonlib.files import InputError
+from cartoonlib.photos import video
+
+
+def scenes_film(path, scenes, seconds_each=2, rate=10):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
+        for scene in range(scenes):
+            coarse = np.random.default_rng(scene).integers(0, 256, (6, 10, 3), dtype=np.uint8)
+            for _ in range(seconds_each * rate):
+                frame = av.VideoFrame.from_ndarray(coarse.repeat(16, 0).repeat(16, 1), format="rgb24")
+                container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def test_a_video_becomes_cartoons_without_repeated_frames(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "PROCESSED", tmp_path / "processed")
+    source = scenes_film(tmp_path / "film.mp4", scenes=4)
+    images = prepare(str(source), 64, test_fraction=0.25, progress=lambda message: None)
+    assert images.kind == "cartoons" and len(images.images) == 4
+    assert len(images.rejected) == 12 and all("duplicate: " in item["reason"] for item in images.rejected)
+    few = prepare(str(source), 64, limit=2, test_fraction=0.25, progress=lambda message: None)
+    assert [entry["file"] for entry in few.manifest] == ["film.mp4@0.00s", "film.mp4@4.00s"]
+    with pytest.raises(InputError, match="a video becomes cartoons"):
+        catalogue.find(str(source), "faces")
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    with pytest.raises(InputError, match="cannot be read as a video"):
+        prepare(str(tmp_path / "broken.mp4"), 64, test_fraction=0.25)
+
+
+QUARTERS = {(-1, -1): (200, 60, 60), (1, -1): (60, 180, 60), (-1, 1): (60, 60, 200), (1, 1): (200, 200, 60)}
+
+
+def film(path: Path, size=(96, 64), frames=20, start=0, aspect=1, curve=2, display=None, cover=False) -> Path:
+    """Quarters of four colours, ten frames a second from `start` seconds on; display: a, b, c, d of the matrix."""
+    picture = np.empty((size[1], size[0], 3), np.uint8)
+    for (x, y), colour in QUARTERS.items():
+        half = slice(None, size[1] // 2) if y < 0 else slice(size[1] // 2, None)
+        picture[half, slice(None, size[0] // 2) if x < 0 else slice(size[0] // 2, None)] = colour
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        stream.codec_context.sample_aspect_ratio, stream.codec_context.color_trc = Fraction(aspect), curve
+        if cover:
+            still = container.add_stream("mjpeg", rate=1)
+            still.width, still.height, still.pix_fmt, still.disposition = *size, "yuvj420p", Disposition.attached_pic
+            frame = av.VideoFrame.from_ndarray(np.zeros_like(picture), format="rgb24")
+            frame.pts = 0
+            container.mux([*still.encode(frame), *still.encode(None)])
+        for number in range(frames):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            matrix = 1 if size[1] >= 720 else 5  # what players take for the matrix of such a film
+            frame = frame.reformat(format="yuv420p", dst_colorspace=matrix)
+            frame.pts, frame.time_base = start * 10 + number, Fraction(1, 10)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    if display:
+        content = bytearray(path.read_bytes())
+        place = content.index(b"tkhd") + 44
+        a, b, c, d = (value * 0x10000 for value in display)
+        content[place : place + 36] = np.array([a, b, 0, c, d, 0, 0, 0, 0x40000000], ">i4").tobytes()
+        path.write_bytes(content)
+    return path
+
+
+def training_frames(path: Path, limit: int = 0) -> dict[str, np.ndarray]:
+    """Time, as it is named -> frame, of a film as a training set."""
+    _, found = origins.raw_images(catalogue.find(str(path)), 64, limit)
+    return {item.name.partition("@")[2]: item.decode(item.content) for item in found}
+
+
+def cartoonize_frames(path: Path) -> list[np.ndarray]:
+    """The frames of a film as `cartoonize` draws them."""
+    found = []
+    video.convert(path, path.with_name("copy.mp4"), lambda pixels: found.append(pixels) or pixels)
+    return found
+
+
+@pytest.mark.parametrize("display", [(a, 0, 0, d) for a in (1, -1) for d in (1, -1)]
+                         + [(0, b, c, 0) for b in (1, -1) for c in (1, -1)])  # fmt: skip
+def test_a_film_is_turned_and_mirrored_as_its_matrix_says(display, tmp_path):
+    source = film(tmp_path / "film.mp4", frames=6, display=display)
+    (frame,) = training_frames(source).values()
+    assert np.array_equal(frame, cartoonize_frames(source)[0])
+    assert frame.shape == ((64, 96, 3) if display[0] else (96, 64, 3))
+    a, b, c, d = display
+    height, width = frame.shape[:2]
+    for (x, y), colour in QUARTERS.items():
+        right, down = a * x + c * y, b * x + d * y
+        assert abs(frame[height * (2 + down) // 4, width * (2 + right) // 4].astype(int) - colour).max() < 8
+
+
+def test_the_frames_of_training_are_spread_over_a_film_wherever_it_begins(tmp_path):
+    source = film(tmp_path / "film.mkv", frames=40, start=100)
+    assert list(training_frames(source, limit=4)) == ["100.00s", "101.00s", "102.00s", "103.00s"]
+    assert films.span(source) == (100, 104)
+    shares = []
+    video.convert(source, tmp_path / "copy.mkv", lambda pixels: pixels, shares.append)
+    assert len(shares) == 40 and shares[1] == pytest.approx(1 / 40) and sum(shares) <= 1
+
+
+def test_the_cover_of_a_film_is_not_its_picture(tmp_path):
+    source = film(tmp_path / "film.mp4", cover=True)
+    content = source.read_bytes()  # the cover comes first where its box does
+    moov, trak, box = (content.index(name) - 4 for name in (b"moov", b"trak", b"udta"))
+    assert moov < trak < box
+    source.write_bytes(content[:trak] + content[box:] + content[trak:box])
+    (first, *_) = training_frames(source).values()
+    assert first.max() > 150 and len(cartoonize_frames(source)) == 20
+
+
+def test_pixels_of_a_film_become_squares_and_its_colours_those_of_its_size(tmp_path):
+    (frame, *_) = training_frames(film(tmp_path / "wide.mp4", aspect="4/3")).values()
+    assert frame.shape == (64, 128, 3)
+    (frame, *_) = training_frames(film(tmp_path / "high.mp4", aspect="2/3", display=(0, 1, -1, 0))).values()
+    assert frame.shape == (96, 96, 3)  # 64 x 96 when it is upright, its pixels half as wide again as high
+    source = film(tmp_path / "large.mp4", size=(1280, 720), frames=5)
+    (frame,) = training_frames(source).values()
+    assert np.array_equal(frame, cartoonize_frames(source)[0])
+    for (x, y), colour in QUARTERS.items():
+        assert abs(frame[180 * (2 + y), 320 * (2 + x)].astype(int) - colour).max() < 8
+    with pytest.raises(InputError, match="hdr.mp4: it is HDR"):
+        training_frames(film(tmp_path / "hdr.mp4", curve=16))
+
+
+def test_a_film_that_breaks_off_gives_what_came_before(tmp_path):
+    source = film(tmp_path / "film.mkv", frames=100)
+    source.write_bytes(source.read_bytes()[: source.stat().st_size * 2 // 3])
+    begin, end = films.span(source)
+    assert begin == 0 and 3 < end < 9
+    times = [float(time.rstrip("s")) for time in training_frames(source, limit=4)]
+    assert len(times) == 4 and np.diff(times) == pytest.approx(float(end) / 4, abs=0.11)
