@@ -1,3 +1,5 @@
+"""`python -m cartoonlib` is the command `cartoonize`."""
+
 from .photos.cli import main
 
 main()

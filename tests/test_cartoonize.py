@@ -1,4 +1,4 @@
-"""Any photo in, a cartoon out: sizes, tiles, strength, formats, folders, and what is said of files that cannot be drawn."""
+"""Any photo in, a cartoon out: sizes, tiles, strength, formats, folders, what is loaded, what is said of bad files."""
 
 import hashlib
 import io
@@ -18,7 +18,7 @@ from cartoonlib import files, images, networks
 from cartoonlib.files import InputError
 from cartoonlib.images import read_picture
 from cartoonlib.networks import Generator
-from cartoonlib.photos import cli, draw, formats, onnx, shipped, video
+from cartoonlib.photos import batch, cli, draw, formats, onnx, shipped, video
 from cartoonlib.photos.draw import _spans, _tile, cartoonize, faces_only, view_size
 from cartoonlib.photos.onnx import OnnxGenerator, export_onnx, to_onnx
 from cartoonlib.report import metrics
@@ -363,7 +363,8 @@ def test_sources_are_never_overwritten(plain, photo, tmp_path):
     said = command(tmp_path / "a.png", tmp_path / "a-plain.png", "-o", tmp_path, "--style", "plain")
     assert "would overwrite" in said and (tmp_path / "a-plain.png").read_bytes() == before
     (tmp_path / "a-plain-plain.png").unlink()
-    said = command(tmp_path, "-o", tmp_path, "--style", "plain", "--overwrite")  # is it a photo, or a cartoon of before?
+    # Is a-plain.png a photo, or a cartoon of before?
+    said = command(tmp_path, "-o", tmp_path, "--style", "plain", "--overwrite")
     assert "would overwrite" in said and (tmp_path / "a-plain.png").read_bytes() == before
 
 
@@ -421,7 +422,7 @@ def test_a_defect_or_too_little_memory_stops_one_file_only(plain, photo, tmp_pat
             raise error
         return real(*arguments, **settings)
 
-    monkeypatch.setattr(cli, "cartoonize", draw)
+    monkeypatch.setattr(batch, "cartoonize", draw)
     said = command(*(tmp_path / f"{name}.png" for name in "abc"), "-o", tmp_path / "out", "--style", "plain")
     assert "a.png: there is too little memory" in said and "b.png: KeyError('x')" in said
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["c-plain.png"]
@@ -431,7 +432,7 @@ def test_what_failed_is_named_when_it_is_stopped(plain, photo, tmp_path, monkeyp
     for name in "ab":
         saved(Image.fromarray(photo[:40, :50]), tmp_path / f"{name}.png")
     errors = iter([InputError("broken"), KeyboardInterrupt()])
-    monkeypatch.setattr(cli, "cartoonize", lambda *a, **k: (_ for _ in ()).throw(next(errors)))
+    monkeypatch.setattr(batch, "cartoonize", lambda *a, **k: (_ for _ in ()).throw(next(errors)))
     said = command(tmp_path / "a.png", tmp_path / "b.png", "-o", tmp_path / "out", "--style", "plain")
     assert "Stopped" in said and "a.png: broken" in capsys.readouterr().err
 
@@ -445,7 +446,8 @@ def test_what_failed_is_named_when_it_is_stopped(plain, photo, tmp_path, monkeyp
 )  # fmt: skip
 def test_wrong_options_are_said_before_anything_is_done(arguments, words, plain, photo, tmp_path, capsys):
     source = saved(Image.fromarray(photo[:40, :50]), tmp_path / "a.png")
-    said = command(source, "-o", tmp_path / "out", *(["--style", "plain"] if "--style" not in arguments else []), *arguments)
+    style = [] if "--style" in arguments else ["--style", "plain"]
+    said = command(source, "-o", tmp_path / "out", *style, *arguments)
     assert said != 0 and words in str(said) + capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert "is a file" in command(source, "-o", source, "--style", "plain")
@@ -456,6 +458,62 @@ def test_it_runs_as_a_module_and_teaches_by_example():
         [sys.executable, "-m", "cartoonlib", "--help"], capture_output=True, text=True, cwd=files.ROOT
     )
     assert result.returncode == 0 and "cartoonize photo.jpg" in result.stdout
+    assert f"{draw.VIEW} px on the short side" in " ".join(result.stdout.split())
+
+
+# --- what the command loads -------------------------------------------------------------------------------------------
+
+# Each costs the command a tenth of a second or more, and drawing a photo needs none of them.
+HEAVY = {
+    "accelerate", "av", "dask", "distributed", "facenet_pytorch", "kornia", "matplotlib", "onnx", "onnxruntime",
+    "papermill", "pooch", "pydantic", "scipy", "skimage", "sympy", "torchvision", "yaml",
+}  # fmt: skip
+ROOMS = {"bench", "dataset", "report", "runs", "device", "features", "losses", "profile", "step"}  # of cartoonlib
+COMMAND = """
+import sys
+from cartoonlib.photos.cli import main
+try:
+    main(sys.argv[1:])
+finally:
+    print(" ".join(sys.modules))
+"""
+
+
+def unneeded(modules: set[str]) -> list[str]:
+    """Those among the loaded modules that the command must not load, by their first names."""
+    packages = {name.split(".")[0] for name in modules} & HEAVY
+    return sorted(packages | ({f"cartoonlib.{room}" for room in ROOMS} & modules))
+
+
+def loaded(*arguments) -> set[str]:
+    """The modules that are loaded in a process of its own when the command has ended, as it should."""
+    words = [sys.executable, "-c", COMMAND, *map(str, arguments)]
+    result = subprocess.run(words, capture_output=True, text=True, encoding="utf-8", cwd=files.ROOT)
+    assert result.returncode == 0, result.stderr
+    return set(result.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "heic"])  # HEIC is read by a package that other packages load as well
+def test_a_photo_is_drawn_without_what_it_does_not_need(suffix, plain, photo, tmp_path):
+    source = saved(Image.fromarray(photo[:40, :50]), tmp_path / f"a.{suffix}")
+    modules = loaded(source, "-o", tmp_path / "out", "--style", plain)
+    assert unneeded(modules) == [] and "torch" in modules
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [f"a-plain.{'jpg' if suffix == 'jpg' else 'png'}"]
+
+
+def test_a_film_loads_what_reads_films_alone(plain, tmp_path):
+    modules = loaded(film(tmp_path / "a.mp4", frames=2), "-o", tmp_path / "out", "--style", plain)
+    assert unneeded(modules) == ["av"]
+
+
+def test_help_does_not_wait_for_pytorch():
+    modules = loaded("--help")
+    assert unneeded(modules) == [] and "torch" not in modules
+
+
+def test_what_is_loaded_in_vain_is_named():
+    modules = {"torch.nn", "matplotlib.pyplot", "matplotlib", "skimage.segmentation", "cartoonlib.report", "torch"}
+    assert unneeded(modules) == ["cartoonlib.report", "matplotlib", "skimage"]
 
 
 # --- videos -----------------------------------------------------------------------------------------------------------

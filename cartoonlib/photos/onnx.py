@@ -7,7 +7,6 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
@@ -37,9 +36,14 @@ class _AnySize(nn.Module):
 
 
 class OnnxGenerator:
-    """A generator that ONNX Runtime runs; cartoonize takes it like any other. InputError when the file is none."""
+    """A generator that ONNX Runtime runs; cartoonize takes it like any other.
+
+    model: a file, or its content. InputError when it is no generator of this project.
+    """
 
     def __init__(self, model: Path | bytes):
+        import onnxruntime  # here, because few draw with it
+
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
@@ -48,7 +52,8 @@ class OnnxGenerator:
             self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
             about = self.session.get_modelmeta().custom_metadata_map
             self.filter_eps, self.filter_radius = float(about["filter_eps"]), int(about.get("filter_radius", 1))
-            self(torch.zeros(1, 3, 16, 16)), self.unfiltered(torch.zeros(1, 3, 16, 16))
+            for run in (self, self.unfiltered):  # both outputs must be there
+                run(torch.zeros(1, 3, 16, 16))
         except Exception as error:  # ONNX Runtime raises many kinds
             name = "this" if isinstance(model, bytes) else model
             raise InputError(f"{name} is no generator of this project ({str(error).splitlines()[0]}).") from None

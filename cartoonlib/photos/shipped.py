@@ -4,12 +4,7 @@ import hashlib
 import os
 from pathlib import Path
 
-import torch
-
-from .. import networks
 from ..files import ROOT, InputError
-from ..networks import Generator
-from .onnx import OnnxGenerator
 
 GENERATORS = ROOT / "results" / "reference" / "generators"  # those that come with the project
 
@@ -19,18 +14,24 @@ def styles() -> list[str]:
     return sorted(path.stem for path in GENERATORS.glob("*.safetensors"))
 
 
-def load(style: str) -> Generator:
+def load(style: str):
     """The generator of a style that comes with the project, or of a safetensors or ONNX file of your own.
 
-    The file of a style must have the SHA-256 that its model card names; nothing is ever unpickled. InputError says
-    which styles there are.
+    A Generator in evaluation mode, or an OnnxGenerator. The file of a style must have the SHA-256 that its model card
+    names; nothing is ever unpickled. InputError says which styles there are.
     """
     own = Path(os.path.expanduser(style))
     if own.suffix == ".onnx":
+        from .onnx import OnnxGenerator
+
         return OnnxGenerator(own)
+    import torch  # here, because a list of the styles need not wait for it
+
+    from ..networks import load_generator
+
     if own.suffix == ".safetensors":
         try:
-            generator = networks.load_generator(own).float()
+            generator = load_generator(own).float()
             generator(torch.zeros(1, 3, 16, 16))
             return generator
         except Exception as error:  # safetensors raises many kinds
@@ -40,6 +41,6 @@ def load(style: str) -> Generator:
         known = ", ".join(styles())
         raise InputError(f"There is no style `{style}`: choose one of {known}, or give a .safetensors or .onnx file.")
     card = path.with_suffix(".md")
-    if not card.exists() or hashlib.sha256(path.read_bytes()).hexdigest() not in card.read_text():
+    if not card.exists() or hashlib.sha256(path.read_bytes()).hexdigest() not in card.read_text(encoding="utf-8"):
         raise InputError(f"{path} is not the file that {card.name} describes: fetch both again (git checkout {path}).")
-    return networks.load_generator(path).float()
+    return load_generator(path).float()

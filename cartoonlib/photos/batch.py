@@ -1,0 +1,109 @@
+"""Photos and films drawn one after the other, so that one that fails stops none of the others."""
+
+import argparse
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ..files import InputError
+from ..films import VIDEOS
+from ..images import FORMATS, read_picture
+from ..networks import Generator
+from . import folders, formats
+from .draw import cartoonize, faces_only
+from .shipped import load
+
+
+def run(options: argparse.Namespace, problems: list[str]) -> None:
+    """Cartoonize all that was given; adds a sentence on each file that failed to `problems`.
+
+    `options` are those of the command (cli.py). InputError when nothing can be drawn at all.
+    """
+    generator = load(options.style)
+    if options.export:
+        _export(generator, options)
+    if options.runtime == "onnx" and isinstance(generator, Generator):
+        from .onnx import OnnxGenerator, to_onnx
+
+        generator = OnnxGenerator(to_onnx(generator))
+    output = Path(os.path.expanduser(options.output))
+    if output.exists() and not output.is_dir():
+        raise InputError(f"{output} is a file: give a folder for the cartoons with -o.")
+    pairs, refused = folders.find(options.photos, output, Path(options.style).stem, options.overwrite)
+    problems += refused
+    missing = pairs if options.overwrite else [pair for pair in pairs if not _is_drawn(pair[1])]
+    if len(missing) < len(pairs):
+        drawn = len(pairs) - len(missing)
+        print(f"{drawn} of {len(pairs)} are there already and are kept; --overwrite makes them anew")
+    _draw_all(missing, generator, options, problems)
+    if len(missing) == 1 and not problems:
+        print(missing[0][1])
+
+
+def _export(generator, options: argparse.Namespace) -> None:
+    """Write the generator as ONNX."""
+    target = Path(os.path.expanduser(options.export))
+    if not isinstance(generator, Generator):
+        raise InputError(f"{options.style} is exported already: give a style or a .safetensors file.")
+    if target.suffix != ".onnx":
+        raise InputError(f"{target} does not end in .onnx: say where the model goes, as in --export comic.onnx.")
+    if target.exists() and not options.overwrite:
+        raise InputError(f"{target} is there already: name another file, or add --overwrite.")
+    from .onnx import CHECKED, export_onnx
+
+    difference = export_onnx(generator, target)
+    print(f"{options.export}: differs from PyTorch by {difference:.1g} at most, on noise of {len(CHECKED)} sizes")
+
+
+def _is_drawn(target: Path) -> bool:
+    """Whether the cartoon is there already, in its own format or, for alpha, as a PNG."""
+    is_picture = target.suffix.lower() in FORMATS
+    return os.path.exists(target) or (is_picture and os.path.exists(formats.with_alpha(target)))
+
+
+def _draw_all(pairs: list[folders.Pair], generator, options: argparse.Namespace, problems: list[str]) -> None:
+    line = "{l_bar}{bar}| {n:.1f}/{total} [{elapsed}]"
+    with tqdm(total=len(pairs), disable=not pairs, bar_format=line) as bar:
+        for number, (path, target) in enumerate(pairs, start=1):
+            draw = _draw_film if path.suffix.lower() in VIDEOS else _draw_photo
+            try:
+                draw(path, target, generator, options, bar)
+            except Exception as error:  # one file never stops the rest
+                problems.append(f"{path}: {_reason(error)}")
+            bar.update(number - bar.n)
+
+
+def _reason(error: Exception) -> str:
+    """Why a file could not be drawn, for its user."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"its cartoon could not be written ({error})"
+    if isinstance(error, MemoryError) or "allocate" in str(error):
+        return "there is too little memory for it; try a smaller --memory"
+    return repr(error)
+
+
+def _draw_photo(path: Path, target: Path, generator, options: argparse.Namespace, bar: tqdm) -> None:
+    photo, alpha = read_picture(path)
+    cartoon = None
+    if options.faces:
+        cartoon = faces_only(generator, photo, options.strength, options.memory)
+        if cartoon is None:
+            bar.write(f"{path}: no face found, so the whole picture is drawn", file=sys.stderr)
+    if cartoon is None:
+        cartoon = cartoonize(generator, photo, options.strength, options.scale, options.memory, bar.update)
+    formats.write(target if alpha is None else formats.with_alpha(target), cartoon, alpha)
+
+
+def _draw_film(path: Path, target: Path, generator, options: argparse.Namespace, bar: tqdm) -> None:
+    from . import video  # and PyAV, which no photo needs
+
+    if options.faces:
+        raise InputError("--faces is for photos: faces found anew in each frame would flicker")
+    settings = {"strength": options.strength, "scale": options.scale, "memory": options.memory}
+    for note in video.convert(path, target, partial(cartoonize, generator, **settings), bar.update):
+        bar.write(f"{path}: {note}", file=sys.stderr)
