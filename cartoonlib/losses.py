@@ -52,15 +52,12 @@ def color(output: Tensor, photo: Tensor, grade: bool = True) -> Tensor:
     """L1 between the colours (YUV) of output and colour-graded photo, (B, 3, H, W) in [-1, 1]. Not in the paper.
 
     Part of the content loss with a weight of its own. The texture branch sees grey images, and deep features hardly
-    see hue, so nothing else holds the colour of skin: without this term red and green patches spread over faces,
-    light skin bleaches and dark skin darkens. Held to the photo's own colours, though, no palette can come in. So the
-    photo is graded first: by the affine map of colours that comes nearest to the output, one for each image (least
-    squares over a 16 x 16 grid, drawn to the identity by RIDGE). What no grade explains, a patch or a halo, costs its
-    size, and every change costs some more: of luma HOLD_LUMA, of chroma HOLD_CHROMA of its size. So a style may change
-    the light of a whole picture cheaply, its palette at a price, and a patch is twice as dear.
-
-    Chroma is compared in small windows, where patches and fringes would hide, and luma on the grid, which leaves
-    contours free. With grade=False the photo stays as it is.
+    see hue, so nothing else holds the colour of skin: without this term red and green patches spread over faces. Held
+    to the photo's own colours, though, no palette can come in. So the photo is graded first: by the affine map of
+    colours that comes nearest to the output, one for each image (least squares over a 16 x 16 grid, drawn to the
+    identity by RIDGE). What no grade explains, a patch or a halo, costs its size, and every change costs some more: of
+    luma HOLD_LUMA, of chroma HOLD_CHROMA of its size. Chroma is compared in small windows, where patches and fringes
+    would hide, and luma on the grid, which leaves contours free. With grade=False the photo stays as it is.
     """
     matrix = _yuv_matrix(output.device)
     output, photo = output.float(), photo.detach().float()

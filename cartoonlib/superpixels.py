@@ -77,18 +77,26 @@ def _cut(length: int, cells: int, device: torch.device) -> _Axis:
     return _Axis(pixels.clamp(max=length - 1), pixels < start(index + 1), cell, cell * size + pixel - start(cell))
 
 
+def _cell_by_cell(x: Tensor, vertical: _Axis, horizontal: _Axis) -> tuple[Tensor, Tensor]:
+    """(B, C, H, W) -> (B, K, C, s * s), smaller cells filled up with invalid pixels; and (1, K, 1, s * s), 1 if valid."""
+    batch, channels = x.shape[:2]
+    x = x.index_select(2, vertical.pixels.flatten()).index_select(3, horizontal.pixels.flatten())
+    x = x.reshape(batch, channels, *vertical.pixels.shape, *horizontal.pixels.shape).permute(0, 2, 4, 1, 3, 5)
+    valid = vertical.valid[:, None, :, None] & horizontal.valid[None, :, None, :]
+    cells = valid.shape[0] * valid.shape[1]
+    return x.reshape(batch, cells, channels, -1), valid.view(1, cells, 1, -1).float()
+
+
 @torch.no_grad()
 def slic(images: Tensor, segments: int) -> Tensor:
     """SLIC superpixels (Achanta et al., TPAMI 2012) of a batch: (B, 3, H, W) in [-1, 1] -> int64 labels (B, H, W).
 
-    k-means in colour and place. It starts from a regular grid of K cells, K the product of `slic_grid`; labels are in
-    0 .. K - 1, and hardly any of them is left out. Each pixel chooses among the 3 x 3 cells around the one it lies in,
-    as in gSLIC (Ren, Prisacariu & Reid 2015) and superpixel sampling networks (Jampani et al., ECCV 2018), so that all
-    is dense, and segment k stays around cell k. Afterwards scikit-image joins fragments of segments to their
-    neighbours; nothing here does, so that a segment may have several parts.
+    k-means in colour and place, from a regular grid of K cells, K the product of `slic_grid`; labels are in 0 .. K - 1.
+    Each pixel chooses among the 3 x 3 cells around the one it lies in, as in gSLIC (Ren, Prisacariu & Reid 2015), so
+    that all is dense. A segment may have several parts, which scikit-image would join to their neighbours.
 
-    Shapes do not depend on the data, nothing waits for the device or copies from the host, and no sum has an order that
-    varies: a CUDA graph can record it, and it is deterministic. Computed in float32. NaN counts as black.
+    Shapes do not depend on the data, nothing waits for the device, and no sum has an order that varies: a CUDA graph
+    can record it, and it is deterministic. Computed in float32. NaN counts as black.
     """
     batch, _, height, width = images.shape
     rows, columns = slic_grid(height, width, segments)
@@ -102,19 +110,12 @@ def slic(images: Tensor, segments: int) -> Tensor:
         lab = smooth(rgb_to_lab(rgb), SIGMA) / COMPACTNESS
         y = (torch.arange(height, device=device) / step)[:, None].expand(batch, 1, height, width)
         x = (torch.arange(width, device=device) / step).expand(batch, 1, height, width)
-
-        # Pixels cell by cell: (B, K, 5, s * s), cells that are smaller filled up with invalid ones.
-        features = torch.cat([lab, y, x], dim=1)
-        features = features.index_select(2, vertical.pixels.flatten()).index_select(3, horizontal.pixels.flatten())
-        features = features.reshape(batch, 5, *vertical.pixels.shape, *horizontal.pixels.shape)
-        features = features.permute(0, 2, 4, 1, 3, 5).reshape(batch, cells, 5, -1)
-        valid = (vertical.valid[:, None, :, None] & horizontal.valid[None, :, None, :]).view(1, cells, 1, -1).float()
+        features, valid = _cell_by_cell(torch.cat([lab, y, x], dim=1), vertical, horizontal)
         # Relative to the mean of their cell, so that distances are no small differences of large squares.
         origin = (features * valid).sum(dim=3, keepdim=True) / valid.sum(dim=3, keepdim=True)
         features = torch.cat([(features - origin) * valid, valid.expand(batch, -1, -1, -1)], dim=2).flatten(0, 1)
         origin = origin.squeeze(3).transpose(1, 2)  # (B, 5, K)
-        inside = F.unfold(origin.new_ones(1, 1, rows, columns), 3, padding=1).transpose(1, 2)  # (1, K, 9)
-        outside = torch.zeros_like(inside).masked_fill(inside == 0, math.inf)
+        outside = 1 / F.unfold(origin.new_ones(1, 1, rows, columns), 3, padding=1).transpose(1, 2) - 1  # inf: no cell
 
         def distances(centers: Tensor) -> Tensor:
             """Squared distances to the 9 centres around, less the pixels' own squares: (B K, 9, s * s)."""
@@ -132,7 +133,6 @@ def slic(images: Tensor, segments: int) -> Tensor:
             sums = F.fold(sums.reshape(batch, -1, cells), (rows, columns), 3, padding=1).view(batch, 6, cells)
             count = sums[:, 5:]
             centers = torch.where(count > 0, sums[:, :5] / count.clamp(min=1), centers)
-
         nearest = distances(centers).min(dim=1).indices  # 0 to 8, row by row; much faster on a CPU than argmin
     nearest = nearest.view(batch, rows, columns, *vertical.pixels.shape[1:], -1).transpose(2, 3)
     nearest = nearest.reshape(batch, vertical.pixels.numel(), horizontal.pixels.numel())
@@ -147,15 +147,14 @@ LEVELS = 2**16 - 1  # colours as integers: exact for images of 8 bits, since 2^1
 def fill(images: Tensor, labels: Tensor, count: int, adaptive: bool = True, brighten: float = 1.0) -> Tensor:
     """Give every segment one colour: (B, 3, H, W) in [-1, 1], int64 labels (B, H, W) -> float32 (B, 3, H, W).
 
-    Sorting integers once, by channel and label and then by value, gives medians, and sums that are exact in any order:
+    Integers sorted once, by channel, label and value, give medians, and sums that are exact in any order:
     deterministic, and without a shape or a wait that depends on the data. NaN counts as black.
 
     Args:
         count: labels are in 0 .. count - 1; any of them may be missing.
         adaptive: mean where a segment's deviation is below 20, median where it is above 40 (on a 0-255 scale), half
             and half between (White-box eq. 2); else the mean everywhere. The deviation is the root mean square of
-            those of R, G and B (White-box takes one over all values, so that a flat red would count as varied). On
-            [-1, 1] images those thresholds would never fire, which happens in White-box's code.
+            those of R, G and B (White-box takes one over all values, so that a flat red would count as varied).
         brighten: exponent mu of eq. 2; 1.2 in the paper, applied as colour ** (1 / mu) so that it brightens in [0, 1].
             The default leaves brightness alone, because a target that is always brighter bleaches skin.
     """
