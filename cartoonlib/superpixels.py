@@ -78,7 +78,7 @@ def _cut(length: int, cells: int, device: torch.device) -> _Axis:
 
 
 def _cell_by_cell(x: Tensor, vertical: _Axis, horizontal: _Axis) -> tuple[Tensor, Tensor]:
-    """(B, C, H, W) -> (B, K, C, s * s), smaller cells filled up with invalid pixels; and (1, K, 1, s * s), 1 if valid."""
+    """(B, C, H, W) -> (B, K, C, s * s), smaller cells filled up; and what is valid of them, (1, K, 1, s * s), 0 or 1."""
     batch, channels = x.shape[:2]
     x = x.index_select(2, vertical.pixels.flatten()).index_select(3, horizontal.pixels.flatten())
     x = x.reshape(batch, channels, *vertical.pixels.shape, *horizontal.pixels.shape).permute(0, 2, 4, 1, 3, 5)
