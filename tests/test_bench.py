@@ -12,7 +12,8 @@ from torch import nn
 
 from cartoonlib import files
 from cartoonlib.bench import __main__ as command
-from cartoonlib.bench import comparisons, original, timing
+from cartoonlib.bench import comparisons, figures, measuring, original, scaling, steps
+from cartoonlib.bench import tables as bench_tables
 from cartoonlib.bench.__main__ import bench, main
 from cartoonlib.profile import Profile, load_profile
 from cartoonlib.report import tables
@@ -33,7 +34,7 @@ def no_weights(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def seeds_step(face_set, cartoon_set):
+def originals_step(face_set, cartoon_set):
     """The original's step after one call, with what happened in it."""
     with pytest.MonkeyPatch.context() as patch:
         counts = dict.fromkeys(("iterators", "slic", "label2rgb"), 0)
@@ -48,7 +49,7 @@ def seeds_step(face_set, cartoon_set):
         patch.setattr(original.DataLoader, "__iter__", counted("iterators", original.DataLoader.__iter__))
         patch.setattr(original.segmentation, "slic", counted("slic", original.segmentation.slic))
         patch.setattr(original.color, "label2rgb", counted("label2rgb", original.color.label2rgb))
-        step = timing.originals(TINY, face_set, cartoon_set)
+        step = steps.originals(TINY, face_set, cartoon_set)
         update, reached, before = step.update, [], {}
 
         def watch(_module, _inputs, features):
@@ -71,40 +72,40 @@ def gradients(module: nn.Module) -> dict:
     return {name: None if p.grad is None else p.grad.clone() for name, p in module.named_parameters()}
 
 
-def test_the_seeds_step_has_five_losses_and_no_landmarks(seeds_step):
+def test_the_originals_step_has_five_losses_and_no_landmarks(originals_step):
     terms = {"surface", "texture", "content", "structure", "total_variation"}
-    assert set(seeds_step.losses) == terms | {"d_surface", "d_texture"}
-    assert all(value.isfinite() for value in seeds_step.losses.values())
+    assert set(originals_step.losses) == terms | {"d_surface", "d_texture"}
+    assert all(value.isfinite() for value in originals_step.losses.values())
 
 
-def test_the_seeds_vgg_collects_weight_gradients_that_nothing_clears(seeds_step):
-    weights = [p for p in seeds_step.update.perceptual.parameters() if p.dim() == 4]
+def test_the_originals_vgg_collects_weight_gradients_that_nothing_clears(originals_step):
+    weights = [p for p in originals_step.update.perceptual.parameters() if p.dim() == 4]
     assert all(p.grad.abs().sum() > 0 for p in weights)
-    optimizers = seeds_step.update.g_optimizer, seeds_step.update.d_optimizer
+    optimizers = originals_step.update.g_optimizer, originals_step.update.d_optimizer
     cleared = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
-    assert not any(id(p) in cleared for p in seeds_step.update.perceptual.parameters())
+    assert not any(id(p) in cleared for p in originals_step.update.perceptual.parameters())
 
 
-def test_the_seeds_photo_and_target_are_in_the_graph(seeds_step):
-    assert seeds_step.reached == [(2, 512, 4, 4)] * 3  # gradients come back to the features of photo, output and target
+def test_the_originals_photo_and_target_are_in_the_graph(originals_step):
+    assert originals_step.reached == [(2, 512, 4, 4)] * 3  # gradients reach photo, output and target
 
 
-def test_the_seeds_generator_gets_gradients_in_the_discriminators_turn(seeds_step):
-    after = gradients(seeds_step.update.generator)
+def test_the_originals_generator_gets_gradients_in_the_discriminators_turn(originals_step):
+    after = gradients(originals_step.update.generator)
     live = [name for name, gradient in after.items() if gradient is not None]
-    assert any(not torch.equal(after[name], seeds_step.before[name]) for name in live)
-    dead = sum(p.numel() for p in seeds_step.update.generator.parameters() if p.grad is None)
+    assert any(not torch.equal(after[name], originals_step.before[name]) for name in live)
+    dead = sum(p.numel() for p in originals_step.update.generator.parameters() if p.grad is None)
     assert dead == 46_176
 
 
-def test_the_seed_makes_new_iterators_and_segments_one_image_after_the_other(seeds_step):
-    assert seeds_step.counts == {"iterators": 2, "slic": TINY.batch, "label2rgb": TINY.batch}
+def test_the_original_makes_new_iterators_and_segments_one_image_after_the_other(originals_step):
+    assert originals_step.counts == {"iterators": 2, "slic": TINY.batch, "label2rgb": TINY.batch}
 
 
-def test_the_seed_runs_in_float32_and_nchw(seeds_step):
-    parameters = [p for p in seeds_step.update.generator.parameters() if p.dim() == 4]
+def test_the_original_runs_in_float32_and_nchw(originals_step):
+    parameters = [p for p in originals_step.update.generator.parameters() if p.dim() == 4]
     assert all(p.dtype == torch.float32 and p.is_contiguous() for p in parameters)
-    target = seeds_step.update._superpixels(torch.rand(2, 3, 32, 32) * 2 - 1)
+    target = originals_step.update._superpixels(torch.rand(2, 3, 32, 32) * 2 - 1)
     assert target.shape == (2, 3, 32, 32) and target.is_contiguous() and target.abs().max() <= 1
 
 
@@ -117,14 +118,14 @@ def test_a_benchmark_downloads_nothing():
 
 
 def test_our_step_trains_on_new_batches(face_set, cartoon_set):
-    step = timing.ours(TINY, face_set, cartoon_set)
+    step = steps.ours(TINY, face_set, cartoon_set)
     first, second = step(), step()
     assert {"landmark", "color", "total"} <= set(first) and first["content"] != second["content"]
 
 
 def test_the_parts_are_the_labelled_ones_and_add_up(face_set, cartoon_set):
-    step = timing.ours(TINY, face_set, cartoon_set)
-    parts = timing.breakdown(step, CPU, 1)
+    step = steps.ours(TINY, face_set, cartoon_set)
+    parts = steps.breakdown(step, CPU, 1)
     assert set(parts) == {
         "generator", "superpixels", "perceptual: photo and target", "perceptual: output", "perceptual: texture",
         "landmarks", "representations", "discriminators, generator's turn", "backward", "generator's update and EMA",
@@ -158,7 +159,7 @@ class Machine:
 def test_steps_are_timed_in_turns_after_a_warm_up():
     machine = Machine()
     calls = {"a": machine.call("a", [9, 1, 2]), "b": machine.call("b", [90, 10, 30])}
-    result = timing.paired(calls, batch=4, repeats=2, clock=machine.clock)
+    result = measuring.paired(calls, batch=4, repeats=2, clock=machine.clock)
     assert machine.done == ["a", "b", "a", "b", "a", "b"]
     assert result["a"]["seconds"] == {"min": 1, "median": 1.5, "max": 2}
     per_second = {"min": 4 / 30, "median": pytest.approx(4 * (1 / 10 + 1 / 30) / 2), "max": 0.4}
@@ -169,62 +170,62 @@ def test_steps_are_timed_in_turns_after_a_warm_up():
 
 def test_a_short_call_is_repeated():
     machine = Machine()
-    times = timing.timed({"a": machine.call("a", [timing.LEAST / 8])}, 1, machine.clock, before=3)
-    assert times["a"] == [pytest.approx(timing.LEAST / 8)] and len(machine.done) == 3 + 8
+    times = measuring.timed({"a": machine.call("a", [measuring.LEAST / 8])}, 1, machine.clock, before=3)
+    assert times["a"] == [pytest.approx(measuring.LEAST / 8)] and len(machine.done) == 3 + 8
 
 
 def test_operations_are_those_of_a_convolution_counted_by_hand():
     layer, x = nn.Conv2d(3, 8, 3, stride=2, padding=1), torch.rand(2, 3, 16, 16, requires_grad=True)
     forward = 2 * 2 * (8 * 8) * 8 * 3 * 9  # multiply and add; images, pixels, outputs, inputs, window
-    assert timing.operations(lambda: layer(x)) == forward
-    assert timing.operations(lambda: layer(x).sum().backward()) == 3 * forward
+    assert scaling.operations(lambda: layer(x)) == forward
+    assert scaling.operations(lambda: layer(x).sum().backward()) == 3 * forward
 
 
 def test_the_floor_is_at_the_best_rate():
     layer, x = nn.Conv2d(1, 1, 1, bias=False), torch.rand(1, 1, 10, 10)
-    rate = {"slow": timing.spread([10.0]), "fast": timing.spread([50.0, 100.0, 100.0])}
-    floor = timing.floor(lambda: layer(x), {"min": 4.0, "median": 6.0, "max": 8.0}, rate)
+    rate = {"slow": measuring.spread([10.0]), "fast": measuring.spread([50.0, 100.0, 100.0])}
+    floor = scaling.floor(lambda: layer(x), {"min": 4.0, "median": 6.0, "max": 8.0}, rate)
     assert floor["flop"] == 200 and floor["seconds"] == 2
     assert floor["distance"] == {"min": 2, "median": 3, "max": 4}
 
 
 def test_matrix_rates_are_measured():
-    rate = timing.matrix_rate(CPU, torch.float32, 1)
+    rate = scaling.matrix_rate(CPU, torch.float32, 1)
     assert all(1e8 < value["min"] <= value["median"] <= value["max"] < 1e15 for value in rate.values())
 
 
 def test_memory_is_fitted_over_the_pixels_of_a_batch():
     rows = [{"size": size, "batch": batch, "peak_mb": 700 + 2000 * batch * size**2 / 1e6}
             for size, batch in ((64, 4), (128, 4), (64, 1), (64, 4), (256, 16))]  # fmt: skip
-    fit = timing.memory_fit([*rows, {"size": 512, "batch": 64, "failed": "killed"}])
+    fit = scaling.memory_fit([*rows, {"size": 512, "batch": 64, "failed": "killed"}])
     assert fit["mb_per_megapixel"] == pytest.approx(2000) and fit["mb_at_none"] == pytest.approx(700)
     assert fit["r2"] == pytest.approx(1) and fit["points"] == 4
-    assert timing.memory_at(rows, fit) == {"mb": pytest.approx(700 + 2000 * 4 * 512**2 / 1e6), "how": "extrapolated"}
-    assert timing.memory_at(rows, fit, 128, 4) == {"mb": rows[1]["peak_mb"], "how": "measured"}
+    assert scaling.memory_at(rows, fit) == {"mb": pytest.approx(700 + 2000 * 4 * 512**2 / 1e6), "how": "extrapolated"}
+    assert scaling.memory_at(rows, fit, 128, 4) == {"mb": rows[1]["peak_mb"], "how": "measured"}
     failed = [{"size": 512, "batch": 4, "failed": "killed"}]
-    assert timing.memory_at(failed, fit)["how"] == "extrapolated, for the step itself failed"
-    bent = timing.memory_fit([rows[0], rows[1], rows[4] | {"peak_mb": 1e4}])
+    assert scaling.memory_at(failed, fit)["how"] == "extrapolated, for the step itself failed"
+    bent = scaling.memory_fit([rows[0], rows[1], rows[4] | {"peak_mb": 1e4}])
     assert bent["r2"] < 0.999
 
 
 def test_growth_measures_a_configuration_once(monkeypatch):
     asked = []
-    monkeypatch.setattr(timing, "measured", lambda p, **changes: asked.append(changes) or {"peak_mb": 1.0})
-    rows = timing.growth(TINY.replace(batch=4, size=48, segments=60), progress=lambda line: None)
+    monkeypatch.setattr(scaling, "measured", lambda p, **changes: asked.append(changes) or {"peak_mb": 1.0})
+    rows = scaling.growth(TINY.replace(batch=4, size=48, segments=60), progress=lambda line: None)
     assert [(row["axis"], row[row["axis"]]) for row in rows] == [
         ("size", 32), ("size", 48), ("batch", 2), ("batch", 4), ("segments", 30), ("segments", 60)
     ]  # fmt: skip
     assert len(asked) == 4
-    assert len(timing.axes(TINY.replace(bench_repeats=5))["size"]) == 7
-    assert timing.axes(TINY.replace(bench_repeats=3))["batch"] == (1, 4, 16, 64)
+    assert len(scaling.axes(TINY.replace(bench_repeats=5))["size"]) == 7
+    assert scaling.axes(TINY.replace(bench_repeats=3))["batch"] == (1, 4, 16, 64)
 
 
 SMOKE = {"size": 32, "batch": 2, "segments": 12}
 
 
-def test_a_step_elsewhere_answers_every_call():
+def test_a_step_in_its_own_process_answers_every_call():
     p = load_profile("smoke")
-    with timing.Elsewhere(p, "ours", **SMOKE) as step:
+    with steps.StepProcess(p, "ours", **SMOKE) as step:
         assert step.about.startswith("EfficientNet-Lite0, ")
         first, second = step(), step()
     assert 200 < first <= second < 5000 and step._process.poll() is not None
@@ -232,28 +233,28 @@ def test_a_step_elsewhere_answers_every_call():
 
 def test_a_configuration_that_fails_says_why(monkeypatch):
     p = load_profile("smoke")
-    assert timing.measured(p, batch=-1) == {"failed": "The setting `batch` must be 1 or more."}
-    answer = timing.Elsewhere._answer
+    assert steps.measured(p, batch=-1) == {"failed": "The setting `batch` must be 1 or more."}
+    answer = steps.StepProcess._answer
 
     def killed(self):
         self._process.kill()
         return answer(self)
 
-    monkeypatch.setattr(timing.Elsewhere, "_answer", killed)
-    assert "for want of memory" in timing.measured(p, **SMOKE)["failed"]
+    monkeypatch.setattr(steps.StepProcess, "_answer", killed)
+    assert "for want of memory" in steps.measured(p, **SMOKE)["failed"]
 
 
 def test_a_set_is_enlarged(face_set):
-    large = timing.at_size(face_set, 64, 3)
+    large = steps.at_size(face_set, 64, 3)
     assert large.images.shape == (3, 72, 72, 3) and list(large.split) == ["train"] * 3
 
 
 def test_peak_memory_never_falls():
-    before = timing.peak_memory(CPU)
+    before = measuring.peak_memory(CPU)
     block = np.ones(int(1e8) // 8)
-    with_block = timing.peak_memory(CPU)
+    with_block = measuring.peak_memory(CPU)
     del block
-    assert before <= with_block <= timing.peak_memory(CPU) and 50 < before < 1e5
+    assert before <= with_block <= measuring.peak_memory(CPU) and 50 < before < 1e5
 
 
 def test_the_last_line_is_the_promised_one(tmp_path, monkeypatch, capsys):
@@ -267,12 +268,12 @@ def test_the_last_line_is_the_promised_one(tmp_path, monkeypatch, capsys):
     def notebook(_source, target, profile):
         assert (target.name, profile) == ("06_performance.ipynb", "bench")
         (tmp_path / "bench").mkdir()
-        (tmp_path / "bench" / "performance.json").write_text(json.dumps(content))
+        (tmp_path / "bench" / "performance.json").write_text(json.dumps(content), encoding="utf-8")
 
     monkeypatch.setattr(command, "execute", notebook)
     bench()
     assert capsys.readouterr().out.splitlines()[-1] == "ratio_to_original_step 5.13 (4.50-6.00) on cpu"
-    assert json.loads((tmp_path / "bench" / "cpu.json").read_text()) == content
+    assert json.loads((tmp_path / "bench" / "cpu.json").read_text(encoding="utf-8")) == content
 
 
 def test_superpixels_are_compared_at_equal_numbers_of_segments(face_photos):
@@ -284,7 +285,7 @@ def test_superpixels_are_compared_at_equal_numbers_of_segments(face_photos):
     for rows in quality.values():
         assert abs(rows["segments"]["to_scikit_image"] - 1) < 0.1
         assert 0 < rows["undersegmentation_error"]["mean"] < rows["boundary_recall"]["mean"] <= 1
-    assert comparisons.segment_sheet(TINY, photos, found).axes
+    assert figures.segment_sheet(TINY, photos, found).axes
 
 
 def test_precisions_are_compared_seed_by_seed():
@@ -297,7 +298,7 @@ def test_precisions_are_compared_seed_by_seed():
 
 
 def test_a_spread_is_shown_with_three_digits():
-    assert comparisons.show({"min": 0.01234, "median": 1.2345, "max": 1234.5}) == "1.23 (0.0123 to 1230)"
+    assert bench_tables.median_and_range({"min": 0.01234, "median": 1.2345, "max": 1234.5}) == "1.23 (0.0123 to 1230)"
 
 
 @pytest.mark.parametrize("arguments", [["serve", "theirs", "{}", "{}"], ["quick"]])

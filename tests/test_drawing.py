@@ -1,9 +1,12 @@
 """What notebook 06 measures of drawing photos: its table, its processes, and the flicker of a film."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
+from cartoonlib import files
 from cartoonlib.bench import drawing
 from cartoonlib.networks import Generator
 from cartoonlib.photos import shipped
@@ -31,32 +34,55 @@ def test_goals_compare_with_what_was_asked_and_with_the_generator_alone():
     rows = [row(drawing.PHONE, drawing.USUAL, 2.5, 2100.0), row(drawing.SMALL, drawing.COMMAND, 3.5, 900.0)]
     rows += [row(drawing.SMALL, way, 0.4, 900.0) for way in (drawing.USUAL, "float32", "bfloat16")]
     rows += [{"height": 512, "width": 512, "way": "ONNX Runtime", "failed": "it was killed"}]
-    lines = {title: (found, met) for title, found, met in drawing.goals(rows)}
+    found = drawing.goals(rows)
+    assert found[0] == {
+        "goal": "12 megapixels, once read", "limits": {"seconds": 20.0, "gb": 2.0},
+        "found": {"seconds": 2.5, "gb": 2.1}, "met": False,
+    }  # fmt: skip
+    lines = {title: (found, met) for title, found, met in drawing.goal_lines(found)}
     assert lines.pop("12 megapixels, once read: under 20 s and under 2 GB") == ("2.5 s, 2.1 GB", "no")
     assert lines.pop("512 x 512, once read: under 0.5 s") == ("0.4 s, 0.9 GB", "yes")
     assert lines.pop("512 x 512, from the command's start to its end: under 6 s") == ("3.5 s, 0.9 GB", "yes")
     assert not lines  # the others were not measured, and nothing was drawn whole
     compared = drawing.goals([*rows, row(drawing.SMALL, drawing.WHOLE, 0.2, 900.0)])[3:]
-    assert [line[1:] for line in compared] == [["2", "no"]] * 3
+    quantities = [(one["limits"], one["found"], one["met"]) for one in compared]
+    assert quantities == [({"ratio": 1.0}, {"ratio": 2.0}, False)] * 3
+    title = "512 x 512, float32 / the whole picture at once, time: at most 1"
+    assert drawing.goal_lines(compared)[1] == [title, "2", "no"]
     failed = {"height": 3000, "width": 4000, "way": drawing.USUAL, "failed": "it was killed"}
-    assert drawing.goals([failed]) == [["12 megapixels, once read: under 20 s and under 2 GB", "it was killed", "no"]]
+    line = ["12 megapixels, once read: under 20 s and under 2 GB", "it was killed", "no"]
+    assert drawing.goal_lines(drawing.goals([failed])) == [line]
+
+
+def test_the_goals_that_are_in_git_are_those_of_the_numbers_beside_them():
+    path = files.ROOT / "results" / "bench" / "cpu.json"
+    if not path.exists():
+        pytest.skip("needs the results that come with the project: git checkout results/bench")
+    kept = json.loads(path.read_text(encoding="utf-8"))["performance"]
+    goals = drawing.goals(kept["drawing"])
+    assert drawing.goal_lines(goals) == kept["drawing_goals"]
+    assert kept.get("drawing_goal_numbers", goals) == goals
 
 
 def test_models_in_fewer_bits_are_smaller_and_their_error_is_measured():
     if not shipped.styles():
         pytest.skip("needs the generators that come with the project: git checkout results/reference/generators")
     full, half, int8 = drawing.variants(shipped.styles()[0], 1, side=96)
-    assert [line[0] for line in (full, half, int8)] == ["float32", "float16", "int8"]
-    assert full[3:] == ["0", "0"] and int(half[4]) < int(int8[4])
-    assert float(full[1]) > 1.8 * float(half[1]) > 3 * float(int8[1])
+    assert [row["model"] for row in (full, half, int8)] == ["float32", "float16", "int8"]
+    assert full["mean_difference"] == full["largest_difference"] == 0
+    assert half["largest_difference"] < int8["largest_difference"]
+    assert full["mb"] > 1.8 * half["mb"] > 3 * int8["mb"]
+    name, mb, _, *differences = drawing.variant_lines([full])[0]
+    assert name == "float32" and float(mb) == pytest.approx(full["mb"], rel=0.01) and differences == ["0", "0"]
 
 
 def test_a_process_measures_one_way_and_one_that_fails_says_why():
     if not shipped.styles():
         pytest.skip("needs the generators that come with the project: git checkout results/reference/generators")
-    found, seconds = drawing._timed("-m", "cartoonlib.bench", "draw", "float32", shipped.styles()[0], "64", "80", "1")
+    draw = "-m", "cartoonlib.bench", "draw", "float32"
+    found, seconds = drawing._run_python(*draw, shipped.styles()[0], "64", "80", "1")
     assert 0 < found["seconds"]["min"] <= found["seconds"]["max"] < seconds and 100 < found["peak_mb"] < 4000
-    failed, _ = drawing._timed("-c", drawing.ONLY_THE_COMMAND, "no such photo.jpg", "-o", "nowhere")
+    failed, _ = drawing._run_python("-c", drawing.COMMAND_AND_ITS_PEAK, "no such photo.jpg", "-o", "nowhere")
     assert "no such photo.jpg" in failed["failed"] and "Traceback" not in failed["failed"]
 
 

@@ -61,9 +61,10 @@ def undersegmentation_error(labels: np.ndarray, reference: np.ndarray) -> float:
 
 
 def explained_variance(image: np.ndarray, labels: np.ndarray) -> float:
-    """Share of the variance of the colours that the means of the segments keep: (H, W, 3) in [0, 1] and labels (H, W) -> 0 to 1.
+    """Share of the variance of the colours that the means of the segments keep, 0 to 1.
 
-    The larger the better (Moore et al. 2008; Stutz, Hermans & Leibe 2018). NaN for an image of one colour.
+    Of an image (H, W, 3) in [0, 1] and labels (H, W). The larger the better (Moore et al. 2008; Stutz, Hermans & Leibe
+    2018). NaN for an image of one colour.
     """
     means = fill_segments(image, labels, adaptive=False)
     total = np.square(image - image.mean(axis=(0, 1))).sum()

@@ -1,0 +1,98 @@
+"""The figures of notebook 06."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from skimage.segmentation import mark_boundaries
+
+from ..profile import Profile
+from ..report import figures
+from ..report.paper import COLORS, INK, MUTED, RULE, WIDTH, panel_grid, styled
+from .comparisons import FELZENSZWALB, SCIKIT, TORCH
+from .segmentation import fill_segments
+
+PART_COLORS = {"superpixels": "structure", "perceptual": "content", "landmarks": "landmark", "generator": "generator"}
+
+
+def segment_sheet(p: Profile, photos: np.ndarray, found: dict[str, np.ndarray]) -> plt.Figure:
+    """Boundaries and colours of three methods on a few photos."""
+    columns = {}
+    for title, method in (("SLIC in torch", TORCH), ("SLIC of scikit-image", SCIKIT), ("Felzenszwalb", FELZENSZWALB)):
+        pairs = [(photo / 255, labels) for photo, labels in zip(photos, found[method])]
+        # Enlarged, for lines thinner than pixels.
+        large = [[x.repeat(4, axis=0).repeat(4, axis=1) for x in pair] for pair in pairs]
+        marked = [mark_boundaries(*pair, color=(1, 1, 0.2), mode="inner") for pair in large]
+        filled = [fill_segments(*pair, p.adaptive, p.brighten) for pair in pairs]
+        columns[f"{title}: segments"] = (np.stack(marked) * 255).round().astype(np.uint8)
+        columns[f"{title}: colours"] = (np.stack(filled) * 255).round().astype(np.uint8)
+    return figures.comparison(photos, columns)
+
+
+@styled
+def parts_figure(steps: dict[str, dict[str, dict]]) -> plt.Figure:
+    """A panel a step: its parts as bars with the least and largest measurements, and their shares."""
+    count = max(len(parts) - 1 for parts in steps.values())
+    figure, panels = panel_grid(WIDTH, 0.25 * count + 0.8, 1, len(steps))
+    for ax, (title, parts) in zip(panels, steps.items()):
+        names = sorted((name for name in parts if name != "step"), key=lambda name: name == "other")
+        for y, name in enumerate(names):
+            low, middle, high = (parts[name][key] * 1000 for key in ("min", "median", "max"))
+            key = next((value for start, value in PART_COLORS.items() if name.startswith(start)), None)
+            ax.barh(y, middle, color=COLORS.get(key, RULE), height=0.7)
+            ax.plot([low, high], [y, y], color=INK, lw=1)
+            style = {"textcoords": "offset points", "va": "center", "fontsize": 8}
+            ax.annotate(f"{middle / parts['step']['median'] / 10:.0f} %", (high, y), (4, 0), **style)
+        ax.set_yticks(range(len(names)), names)
+        ax.set_ylim(count - 0.5, -0.5)
+        ax.set_xlim(0, 1.15 * max(parts[name]["max"] for name in names) * 1000)
+        ax.set(title=title, xlabel="ms a step")
+        ax.grid(axis="y", visible=False)
+    return figure
+
+
+@styled
+def growth_figure(rows: list[dict], fit: dict) -> plt.Figure:
+    """Step time above and peak memory below, along each axis, and the memory by the line fitted to all points."""
+    titles = {"size": "side, px (batch 4)", "batch": "batch", "segments": "segments"}
+    figure, panels = panel_grid(WIDTH, 4.4, 2, 3, sharex="col", sharey="row")
+    panels = panels.reshape(2, 3)
+    first_above, first_below = panels[:, 0]
+    for (above, below), (axis, title) in zip(panels.T, titles.items()):
+        own = [row for row in rows if row["axis"] == axis and "peak_mb" in row]
+        x = [row[axis] for row in own]
+        low, middle, high = ([row["seconds"][key] for row in own] for key in ("min", "median", "max"))
+        above.plot(x, middle, "o-", color=COLORS["content"], ms=4)
+        above.vlines(x, low, high, color=COLORS["content"], lw=4, alpha=0.35)
+        above.set(xscale="log", yscale="log")
+        below.plot(x, [row["peak_mb"] / 1000 for row in own], "o", color=COLORS["generator"], ms=4)
+        line = [fit["mb_at_none"] + fit["mb_per_megapixel"] * row["batch"] * row["size"] ** 2 / 1e6 for row in own]
+        below.plot(x, np.array(line) / 1000, "--", color=MUTED, lw=1, label="linear in batch × pixels")
+        below.set_xticks(x, x)
+        below.minorticks_off()
+        below.set_xlabel(title)
+    first_above.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    first_above.yaxis.set_major_formatter("{x:g}")
+    first_above.yaxis.set_minor_locator(NullLocator())
+    times = [row["seconds"][key] for row in rows if "seconds" in row for key in ("min", "max")]
+    first_above.set_ylim(min(times) / 1.6, max(times) * 1.6)
+    first_above.set_ylabel("seconds a step")
+    first_below.set_ylabel("peak memory, GB")
+    first_below.set_ylim(0, max(row.get("peak_mb", 0) for row in rows) / 920)
+    first_below.legend(loc="lower right")
+    return figure
+
+
+@styled
+def precision_curves(logs: dict[tuple[str, int], list[dict]], keys: list[str]) -> plt.Figure:
+    """A panel a loss, a line a run: float32 full, bf16 dashed."""
+    figure, panels = panel_grid(WIDTH, 2.3, 1, len(keys))
+    looks = {"fp32": {"color": COLORS["content"]}, "bf16": {"color": COLORS["color"], "ls": "--"}}
+    for ax, key in zip(panels, keys):
+        for (precision, _), rows in logs.items():
+            ax.plot([row["step"] for row in rows], [row[key] for row in rows], lw=1.2, **looks[precision])
+        ax.set_title(key.replace("d_", "D: "))
+        ax.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+    figure.supxlabel("step", fontsize=9)
+    figure.legend([Line2D([], [], **look) for look in looks.values()], looks, loc="outside upper right", ncols=2)
+    return figure

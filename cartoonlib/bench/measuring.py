@@ -1,0 +1,104 @@
+"""Clocks, peaks of memory and spreads: the least, the median and the largest of a measurement's repeats."""
+
+import math
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+
+from ..device import EAGER_STEPS
+from ..report.book import processor
+
+LEAST = 0.2  # seconds: a shorter call is repeated until one measurement takes so long
+
+
+def spread(values: Iterable[float]) -> dict[str, float]:
+    values = list(values)
+    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
+
+
+def now(device: torch.device) -> float:
+    """The time in seconds, once the device has done all it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def warm_up(device: torch.device) -> int:
+    """Calls before the clock counts: one, and on a GPU those that end with a CUDA graph that has been replayed."""
+    return EAGER_STEPS + 3 if device.type == "cuda" else 1
+
+
+def timed(calls: dict[str, Callable], repeats: int, clock: Callable[[], float], before: int = 1) -> dict[str, list]:
+    """Seconds a call of each, in turns (A B A B ...), after `before` calls of each that do not count.
+
+    One measurement is the mean over as many calls as take LEAST.
+    """
+    times, counts = {name: [] for name in calls}, {}
+    for name, call in calls.items():
+        for _ in range(before):
+            start = clock()
+            call()
+            counts[name] = max(1, math.ceil(LEAST / max(clock() - start, 1e-6)))
+    for _ in range(repeats):
+        for name, call in calls.items():
+            start = clock()
+            for _ in range(counts[name]):
+                call()
+            times[name].append((clock() - start) / counts[name])
+    return times
+
+
+def rates(seconds: list[float], batch: int) -> dict[str, dict]:
+    """Spreads of the seconds a step, and of the images a second."""
+    return {"seconds": spread(seconds), "images_per_second": spread(batch / value for value in seconds)}
+
+
+def paired(calls: dict[str, Callable], batch: int, repeats: int, clock: Callable, before: int = 1) -> dict:
+    """Steps in turns; `ratio` is how many times as many images a second each takes in as the last one, turn by turn."""
+    times = timed(calls, repeats, clock, before)
+    last = list(times.values())[-1]
+    return {
+        name: rates(values, batch) | {"ratio": spread(b / a for a, b in zip(values, last)), "turns": repeats}
+        for name, values in times.items()
+    }
+
+
+def peak_memory(device: torch.device) -> float:
+    """MB at the worst moment so far: what torch holds of the GPU's memory, or the whole process.
+
+    Linux hands the peak of getrusage on from parent to child; VmHWM is the process's own.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device) / 1e6
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = status.read_text(encoding="utf-8").splitlines()
+        peak = next(line.split()[1] for line in lines if line.startswith("VmHWM"))
+        return int(peak) * 1024 / 1e6
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # bytes on macOS
+
+
+def hardware() -> dict:
+    """What the figures were measured on."""
+    gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
+    return {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1),
+        "gpu": gpu and gpu.name,
+        "gpu_memory_gb": gpu and round(gpu.total_memory / 1e9, 1),
+        "system": platform.platform(),
+    }
+
+
+def missing(device: torch.device) -> dict:
+    """What to keep beside the numbers of a machine that has no GPU."""
+    return {} if device.type == "cuda" else {"cuda": None, "reason": "no GPU at hand: the figures for one are missing"}
