@@ -18,7 +18,7 @@ from cartoonlib import files, images, networks
 from cartoonlib.files import InputError
 from cartoonlib.images import read_picture
 from cartoonlib.networks import Generator
-from cartoonlib.photos import batch, cli, draw, formats, onnx, shipped, video
+from cartoonlib.photos import batch, cli, draw, formats, onnx, page, shipped, video
 from cartoonlib.photos.draw import _spans, _tile, cartoonize, faces_only, view_size
 from cartoonlib.photos.onnx import OnnxGenerator, export_onnx, to_onnx
 from cartoonlib.report import metrics
@@ -44,7 +44,8 @@ def plain(tmp_path, monkeypatch, generator):
     monkeypatch.setattr(shipped, "GENERATORS", tmp_path / "generators")
     path = tmp_path / "generators" / "plain.safetensors"
     networks.save_generator(generator, path)
-    path.with_suffix(".md").write_text(f"SHA-256 `{hashlib.sha256(path.read_bytes()).hexdigest()}`")
+    card = f"SHA-256 `{hashlib.sha256(path.read_bytes()).hexdigest()}`"
+    path.with_suffix(".md").write_text(card, encoding="utf-8")
     return path
 
 
@@ -263,7 +264,7 @@ def test_a_folder_keeps_its_structure_and_is_not_done_twice(plain, photo, tmp_pa
     picture = Image.fromarray(photo[:40, :50])
     for name in ("a.jpg", "a.png", "sub/b.webp", "sub/ünïcode – 漢字.png", ".hidden/c.png"):
         saved(picture, album / name)
-    (album / "notes.txt").write_text("no picture")
+    (album / "notes.txt").write_text("no picture", encoding="utf-8")
     (album / "loop").symlink_to(album)
     before = {path: path.read_bytes() for path in album.rglob("*") if path.is_file()}
     assert command(album, "-o", out, "--style", "plain") == 0
@@ -455,7 +456,7 @@ def test_wrong_options_are_said_before_anything_is_done(arguments, words, plain,
 
 def test_it_runs_as_a_module_and_teaches_by_example():
     result = subprocess.run(
-        [sys.executable, "-m", "cartoonlib", "--help"], capture_output=True, text=True, cwd=files.ROOT
+        [sys.executable, "-m", "cartoonlib", "--help"], capture_output=True, encoding="utf-8", cwd=files.ROOT
     )
     assert result.returncode == 0 and "cartoonize photo.jpg" in result.stdout
     assert f"{draw.VIEW} px on the short side" in " ".join(result.stdout.split())
@@ -488,7 +489,7 @@ def unneeded(modules: set[str]) -> list[str]:
 def loaded(*arguments) -> set[str]:
     """The modules that are loaded in a process of its own when the command has ended, as it should."""
     words = [sys.executable, "-c", COMMAND, *map(str, arguments)]
-    result = subprocess.run(words, capture_output=True, text=True, encoding="utf-8", cwd=files.ROOT)
+    result = subprocess.run(words, capture_output=True, encoding="utf-8", cwd=files.ROOT)
     assert result.returncode == 0, result.stderr
     return set(result.stdout.splitlines()[-1].split())
 
@@ -514,6 +515,40 @@ def test_help_does_not_wait_for_pytorch():
 def test_what_is_loaded_in_vain_is_named():
     modules = {"torch.nn", "matplotlib.pyplot", "matplotlib", "skimage.segmentation", "cartoonlib.report", "torch"}
     assert unneeded(modules) == ["cartoonlib.report", "matplotlib", "skimage"]
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_opens_draws_and_saves(generator, photo, face_photos, tmp_path):
+    drawing = page.Drawing("astronaut", face_photos[0])
+    assert drawing.draw(generator, 0.5, None, faces=False) == ""
+    assert np.array_equal(drawing.cartoon, cartoonize(generator, face_photos[0], 0.5))
+    image = Image.fromarray(photo).convert("RGBA")
+    image.putalpha(100)
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    drawing.open("mine.of me.png", content.getvalue())
+    assert drawing.draw(generator, 1.0, 0.5, faces=False) == "" and drawing.cartoon.shape == photo.shape
+    path = drawing.save(tmp_path, "comic", 0.55)
+    assert path == tmp_path.resolve() / "mine.of me-comic-55.png"
+    assert np.array_equal(np.asarray(Image.open(path))[..., :3], drawing.cartoon)
+    assert np.asarray(Image.open(path))[..., 3].min() == 100
+    with pytest.raises(InputError, match="cannot be read as a picture"):
+        drawing.open("notes.png", b"this is text")
+    assert drawing.name == "mine.of me" and np.array_equal(drawing.photo, photo)
+
+
+def test_the_page_says_when_there_is_no_face(generator):
+    grey = page.Drawing("grey", np.full((64, 80, 3), 127, np.uint8))
+    assert grey.draw(generator, 1.0, None, faces=True) == "No face found, so the whole picture is drawn."
+    assert grey.cartoon.shape == grey.photo.shape and not np.array_equal(grey.cartoon, grey.photo)
+
+
+@pytest.mark.parametrize(("size", "shown"), [((300, 200), (300, 200)), ((2400, 600), (1200, 300))])
+def test_a_preview_is_small(size, shown):
+    preview = Image.open(io.BytesIO(page.preview(np.zeros((size[1], size[0], 3), np.uint8))))
+    assert preview.format == "PNG" and preview.size == shown
 
 
 # --- videos -----------------------------------------------------------------------------------------------------------
@@ -639,6 +674,6 @@ def test_an_export_that_differs_is_not_written(name, wrong, generator, tmp_path,
     with pytest.raises(InputError, match="differs from PyTorch by .*, so it was not written"):
         export_onnx(generator, tmp_path / "a.onnx")
     assert list(tmp_path.iterdir()) == []
-    (tmp_path / "text.onnx").write_text("no model")
+    (tmp_path / "text.onnx").write_text("no model", encoding="utf-8")
     with pytest.raises(InputError, match="is no generator of this project"):
         shipped.load(str(tmp_path / "text.onnx"))

@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ import pytest
 import skimage.data
 
 from cartoonlib import files
-from cartoonlib.photos import shipped
+from cartoonlib.photos import page, shipped
 from cartoonlib.photos.draw import cartoonize
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="the page is tried with selenium: make .venv/ready")
@@ -38,20 +39,26 @@ canvas.getContext("2d").drawImage(image, 0, 0);
 return canvas.toDataURL("image/png").split(",")[1];
 """
 
+# What the page has asked for.
+ADDRESSES = """
+return performance.getEntriesByType("resource").filter(entry => entry.responseStatus).map(entry => entry.name)
+"""
+
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     """Of the page that `make demo` serves, with its token."""
     log = tmp_path_factory.mktemp("demo") / "log"
+    read = partial(log.read_text, encoding="utf-8")
     environment = {key: value for key, value in os.environ.items() if key != "JUPYTER_TOKEN"}
     environment["CARTOONLIB_RESULTS"] = str(log.parent)
     command = ["make", "-o", ".venv/ready", "demo", f"BIN={Path(sys.executable).parent}"]
-    with log.open("w") as output:
+    with log.open("w", encoding="utf-8") as output:
         server = subprocess.Popen(
             command, cwd=files.ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
         )
     try:
-        yield wait(lambda: re.search(r"http://127\.0\.0\.1:\d+/\?token=\w+", log.read_text()), log.read_text)[0]
+        yield wait(lambda: re.search(r"http://127\.0\.0\.1:\d+/\?token=\w+", read()), read)[0]
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait()
@@ -127,7 +134,7 @@ def test_the_page_draws_the_photo_that_is_given_at_the_strength_that_is_chosen(b
 def test_a_file_that_is_no_photo_is_named_on_the_page_and_the_last_picture_stays(browser, tmp_path):
     wait(lambda: picture(browser, 1) is not None, lambda: browser.page_source[-2000:])
     before = picture(browser, 1)
-    (tmp_path / "notes.png").write_text("this is text")
+    (tmp_path / "notes.png").write_text("this is text", encoding="utf-8")
     upload(browser, tmp_path / "notes.png")
     wait(lambda: "notes.png:" in browser.find_element("tag name", "body").text, lambda: "no sentence", 30)
     assert np.array_equal(picture(browser, 1), before)
@@ -151,7 +158,7 @@ def test_the_page_asks_nobody_else_for_anything_and_takes_large_photos(browser, 
     assert (tmp_path / "large.png").stat().st_size > 11e6
     upload(browser, tmp_path / "large.png")
     light = PIL.Image.fromarray(noise)
-    light.thumbnail((1200, 1200))  # what the page shows of it
+    light.thumbnail((page.SHOWN_SIDE, page.SHOWN_SIDE))
     shows(browser, 0, np.array(light))
-    asked = browser.execute_script("return performance.getEntriesByType('resource').filter(r => r.responseStatus).map(r => r.name)")
+    asked = browser.execute_script(ADDRESSES)
     assert asked and all(name.startswith(("http://127.0.0.1", "data:", "blob:")) for name in asked)
