@@ -1,4 +1,4 @@
-"""Images as tensors; and batches of them: functions of seed and step, crops, mild augmentation, shares of several processes."""
+"""Images as tensors, and batches of them: functions of seed and step, crops, mild augmentation, several processes."""
 
 import numpy as np
 import torch

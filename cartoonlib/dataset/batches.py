@@ -92,7 +92,7 @@ class Batches:
         else:
             chosen, image = self._store, draw["image"]
         crops = chosen[image[:, None, None], rows[:, :, None], columns[:, None, :]]  # (count, size, size, 3)
-        crops = crops.permute(0, 3, 1, 2).float() / 127.5 - 1
+        crops = crops.permute(0, 3, 1, 2).float() / 127.5 - 1  # as images.to_tensor, but left in channels_last
         if self.augment:
             brightness, saturation = draw["colour"]
             grey = crops.mean(dim=1, keepdim=True)

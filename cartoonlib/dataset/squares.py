@@ -37,14 +37,14 @@ def squares(raw: Iterator[RawImage], source: Source, side: int) -> Iterator[tupl
             if isinstance(picture, Reject):
                 yield item, item.name, picture
             elif not by_face:
-                yield item, item.name, _attempt(_cartoon, picture, source.crop, side)
+                yield item, item.name, _or_reject(_cartoon, picture, source.crop, side)
             else:
                 faces = next(detected)
                 if not faces:
                     yield item, item.name, Reject("no face")
                 for number, face in enumerate(faces, start=1):
                     name = item.name if len(faces) == 1 else f"{item.name}#{number}"
-                    yield item, name, _attempt(_face, picture, face, side)
+                    yield item, name, _or_reject(_face, picture, face, side)
 
 
 def _chunks(raw: Iterator[RawImage]) -> Iterator[list[tuple]]:
@@ -54,15 +54,18 @@ def _chunks(raw: Iterator[RawImage]) -> Iterator[list[tuple]]:
         if len(chunk) == CHUNK or held > CHUNK_BYTES:
             yield chunk
             chunk, held = [], 0
-        picture = _attempt(_pixels, item)
+        picture = _or_reject(_pixels, item)
         chunk.append((item, picture))
         held += getattr(picture, "nbytes", 0)
     yield chunk
 
 
 def _detect(pictures: list[np.ndarray]) -> list[list]:
-    """Detection on one thread: its many small operations gain nothing from more, and on a busy machine take 15 times
-    as long with them, for threads wait for one another."""
+    """The faces of each picture, found on one thread.
+
+    Its many small operations gain nothing from more, and on a busy machine take 15 times as long with them, because
+    threads wait for one another.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -71,7 +74,8 @@ def _detect(pictures: list[np.ndarray]) -> list[list]:
         torch.set_num_threads(threads)
 
 
-def _attempt(function: Callable, *arguments):
+def _or_reject(function: Callable, *arguments):
+    """What the function returns, or the Reject that it raises."""
     try:
         return function(*arguments)
     except Reject as reason:
