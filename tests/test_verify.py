@@ -134,6 +134,14 @@ def test_a_missing_result_and_one_without_its_origin_are_found(clone, edit):
     }
 
 
+def test_a_damaged_result_file_is_one_sentence(clone, edit):
+    edit("results/quick/metrics.json", '{"metrics": [00]}')
+    (wrong,) = problems(clone)["origin of results/quick/metrics.json"]
+    assert wrong.startswith("results/quick/metrics.json is not valid JSON")
+    edit("results/quick/metrics.json", '{"environment": {}}')
+    assert problems(clone)["results/quick/README.md"] == ["the results lack 'metrics'"]
+
+
 def test_a_number_that_the_results_lack_is_one_sentence(clone, edit):
     name = "results/reference/findings.json"
     content = json.loads((clone / name).read_text(encoding="utf-8"))

@@ -37,13 +37,16 @@ class Results:
         self.root, self.hashes = root, {}
 
     def read(self, name: str) -> dict:
-        """The content of results/<name>; InputError says what makes it when it is missing."""
+        """The content of results/<name>; InputError when it is damaged, or missing: then it says what makes it."""
         path = self.root / "results" / name
         if not path.exists():
             raise InputError(f"results/{name} is missing: {MAKERS[Path(name).parent.name]} makes it")
         text = path.read_text(encoding="utf-8")
         self.hashes[name] = hashlib.sha256(text.encode("utf-8")).hexdigest()
-        return json.loads(text)
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InputError(f"results/{name} is not valid JSON ({error})") from None
 
 
 def environment() -> jinja2.Environment:

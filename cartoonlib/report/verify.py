@@ -33,6 +33,8 @@ def _problems(check: Callable[..., list[str]], *given: object) -> list[str]:
         return check(*given)
     except InputError as error:
         return [str(error)]
+    except KeyError as error:
+        return [f"the results lack {error}"]
 
 
 def _page(root: Path, path: str) -> list[str]:
