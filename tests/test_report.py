@@ -92,14 +92,33 @@ def test_a_published_generator_draws_what_the_run_does_and_has_a_card(
     published = networks.load_generator(path)
     difference = metrics.generate(published, face_photos).astype(int) - metrics.generate(run.generator(), face_photos)
     assert abs(difference).max() <= 2 and path.stat().st_size < 2.1 * networks.count_parameters(networks.Generator())
-    card = path.with_suffix(".md").read_text()
+    card = path.with_suffix(".md").read_text(encoding="utf-8")
     assert hashlib.sha256(path.read_bytes()).hexdigest() in card and "public domain" in card and "8 of training" in card
     assert "| texture 3.5, surface 0.25 |" in card
 
 
+def measurement(variant, group, metric, value):
+    about = {"style": "drawn", "variant": variant, "group": group, "steps": 8, "seed": 0, "n": 2, "features": "-"}
+    return about | {"metric": metric, "value": value, "low": value - 0.1, "high": value + 0.1}
+
+
+def test_styles_and_ablations_stand_in_tables_of_their_own():
+    rows = [measurement("full method", "style", metric, 0.5) for metric in tables.PAGE_METRICS]
+    rows += [measurement("original", "original", metric, 0.75) for metric in tables.PAGE_METRICS]
+    assert tables.styles_markdown(rows).splitlines()[2:] == ["| full method |" + 5 * " 0.5 [0.4, 0.6] |"]
+    assert tables.ablations_markdown(rows).splitlines()[2:] == ["| original |" + 5 * " 0.75 [0.65, 0.85] |"]
+
+
+def test_differences_say_which_are_not_resolved():
+    rows = [measurement("original", "original", "flatness", value) | {"reference": "full"} for value in (0.2, 0.05)]
+    rows[1] |= {"metric": "landmark_error"}
+    line = tables.differences_markdown(rows).splitlines()[-1]
+    assert line == "| original | full | +0.2 [+0.1, +0.3] | +0.05 [-0.05, +0.15] (not resolved) |"
+
+
 def test_an_unknown_profile_ends_with_one_sentence():
     result = subprocess.run(
-        [sys.executable, "-m", "cartoonlib.report", "reproduce", "qick"], capture_output=True, text=True
+        [sys.executable, "-m", "cartoonlib.report", "reproduce", "qick"], capture_output=True, encoding="utf-8"
     )
     assert result.returncode == 1
     assert result.stderr.strip().splitlines()[-1].startswith("There is no profile `qick`: choose one of")
@@ -174,7 +193,7 @@ def test_the_page_is_one_file_with_all_notebooks(tmp_path, monkeypatch):
         path = tmp_path / "quick" / "notebooks" / f"{name}.ipynb"
         path.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(new_notebook(cells=[cell], metadata=KERNEL), path)
-    page = join("quick").read_text()
+    page = join("quick").read_text(encoding="utf-8")
     assert 0 < page.index("output of 01_a") < page.index("output of 02_b")
     assert 'src="http' not in page and 'rel="stylesheet" href="http' not in page
 
