@@ -1,4 +1,4 @@
-"""Facial landmarks: find faces, and differentiable landmark networks on aligned faces.
+"""Facial landmarks: differentiable landmark networks on aligned faces.
 
 Coordinates are (x, y) with the origin at the image's upper left corner, so that the centre of the first pixel is at
 (0.5, 0.5) pixels. Five points: left eye, right eye, nose tip, left mouth corner, right mouth corner ("left" as seen in
@@ -11,30 +11,15 @@ a detector is not differentiable and finds no face in some cartoons.
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from .files import InputError, load_weights
 
-# Mean MTCNN points of 206 faces with the framing of FFHQ's thumbnails, made symmetrical and rounded. Units: image side.
-CANONICAL = np.array([[0.377, 0.472], [0.623, 0.472], [0.5, 0.617], [0.386, 0.724], [0.614, 0.724]], dtype=np.float32)
-FACE_WIDTH = 0.53  # mean width of MTCNN's box of the same faces, in the same units
-LARGEST_SIDE = 1024  # pixels; larger images are shrunk for detection
-SMALLEST_SIDE = 20  # pixels; MTCNN's smallest face
+FACE_WIDTH = 0.53  # mean width of MTCNN's box of an aligned face, in units of the image side
 # The same network as a state dict (face-alignment 1.5) and as a TorchScript archive (before); names end in their hash.
 FAN_FILES = {"2DFAN4-11f355bf06.pth.tar": "11f355bf06", "2DFAN4-cd938726ad.zip": "cd938726ad"}
 FAN_URL = f"https://www.adrianbulat.com/downloads/python-fan/{next(iter(FAN_FILES))}"
-
-
-@dataclass(frozen=True)
-class Face:
-    """One detected face: points (5, 2) and box (left, top, right, bottom) in pixels, probability in [0, 1]."""
-
-    points: np.ndarray
-    box: np.ndarray
-    probability: float
 
 
 @dataclass(frozen=True)
@@ -79,36 +64,6 @@ ONET_SQUARE = Square(0.5, 0.56, 0.70)
 # What face-alignment crops around a detected box (raised by 0.12 of its height, side 200 / 195 of width + height),
 # for MTCNN's mean box of an aligned face: 0.53 wide, 0.72 high, centred at y = 0.546.
 FAN_SQUARE = Square(0.5, 0.46, 1.28)
-
-
-def detect_faces(images: list[np.ndarray]) -> list[list[Face]]:
-    """Find all faces with MTCNN (Zhang et al. 2016, facenet-pytorch's weights), largest first.
-
-    images: uint8 RGB arrays H x W x 3 of any size; one list of faces per image comes back, empty where there is none.
-    Loading the detector costs about as much as one small image: give it many images at once.
-    """
-    from facenet_pytorch import MTCNN
-
-    mtcnn = MTCNN(min_face_size=SMALLEST_SIDE, keep_all=True, device=torch.device("cpu"))
-    return [_detect(mtcnn, image) for image in images]
-
-
-def _detect(mtcnn, image: np.ndarray) -> list[Face]:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise InputError(f"Face detection takes RGB images, uint8 H x W x 3, not {image.dtype} {image.shape}.")
-    height, width = image.shape[:2]
-    scale = min(1.0, LARGEST_SIDE / max(height, width))
-    if min(height, width) * scale < SMALLEST_SIDE:
-        return []
-    if scale < 1:
-        shrunk = (round(width * scale), round(height * scale))
-        image = np.asarray(Image.fromarray(image).resize(shrunk, Image.Resampling.BILINEAR))
-    boxes, probabilities, points = mtcnn.detect(image, landmarks=True)
-    if boxes is None:
-        return []
-    ratio = np.array([width / image.shape[1], height / image.shape[0]])
-    boxes, points = boxes.astype(np.float64) * np.tile(ratio, 2), points.astype(np.float64) * ratio
-    return [Face(p, box, float(q)) for p, box, q in zip(points, boxes, probabilities, strict=True)]
 
 
 class _Frozen(nn.Module):

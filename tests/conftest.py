@@ -11,6 +11,7 @@ from cartoonlib import features, landmarks
 from cartoonlib.dataset.faces import align
 from cartoonlib.dataset.prepare import ImageSet
 from cartoonlib.images import to_tensor
+from cartoonlib.media.faces import detect_faces
 from cartoonlib.profile import Profile
 
 SIDE = 36  # of the sets: 1.125 times 32
@@ -43,7 +44,7 @@ def face_photos() -> np.ndarray:
     """Two aligned faces, uint8 (2, 128, 128, 3): Eileen Collins and Grace Hopper (public domain)."""
     with matplotlib.cbook.get_sample_data("grace_hopper.jpg") as file:
         photos = [skimage.data.astronaut(), np.asarray(Image.open(file).convert("RGB"))]
-    found = landmarks.detect_faces(photos)
+    found = detect_faces(photos)
     return np.stack([align(photo, faces[0].points, 128)[0] for photo, faces in zip(photos, found)])
 
 

@@ -14,9 +14,10 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from cartoonlib import files, images, networks
+from cartoonlib import files, networks
 from cartoonlib.files import InputError
-from cartoonlib.images import read_picture
+from cartoonlib.media import pictures
+from cartoonlib.media.pictures import read_picture
 from cartoonlib.networks import Generator
 from cartoonlib.photos import batch, cli, draw, formats, onnx, page, shipped, video
 from cartoonlib.photos.draw import _spans, _tile, cartoonize, faces_only, view_size
@@ -242,7 +243,7 @@ def test_the_limit_is_ours(tmp_path, monkeypatch):
     path = saved(Image.new("RGB", (60, 50)), tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     assert read_picture(path)[0].shape == (50, 60, 3) and Image.MAX_IMAGE_PIXELS == 100
-    monkeypatch.setattr(images, "LARGEST", 2_000_000)
+    monkeypatch.setattr(pictures, "LARGEST", 2_000_000)
     with pytest.raises(InputError, match="more than 2 million"):
         read_picture(saved(Image.new("1", (2000, 1001)), tmp_path / "b.png"))
 
@@ -528,14 +529,14 @@ def test_the_page_opens_draws_and_saves(generator, photo, face_photos, tmp_path)
     image.putalpha(100)
     content = io.BytesIO()
     image.save(content, "PNG")
-    drawing.open("mine.of me.png", content.getvalue())
+    drawing.read("mine.of me.png", content.getvalue())
     assert drawing.draw(generator, 1.0, 0.5, faces=False) == "" and drawing.cartoon.shape == photo.shape
     path = drawing.save(tmp_path, "comic", 0.55)
     assert path == tmp_path.resolve() / "mine.of me-comic-55.png"
     assert np.array_equal(np.asarray(Image.open(path))[..., :3], drawing.cartoon)
     assert np.asarray(Image.open(path))[..., 3].min() == 100
     with pytest.raises(InputError, match="cannot be read as a picture"):
-        drawing.open("notes.png", b"this is text")
+        drawing.read("notes.png", b"this is text")
     assert drawing.name == "mine.of me" and np.array_equal(drawing.photo, photo)
 
 

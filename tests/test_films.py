@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 
-from cartoonlib import files, films
+from cartoonlib import files
 from cartoonlib.dataset import catalogue, origins
 from cartoonlib.dataset.prepare import prepare
 from cartoonlib.files import InputError
+from cartoonlib.media import films
 from cartoonlib.photos import video
 
 

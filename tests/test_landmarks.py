@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from PIL import Image
 
 from cartoonlib import files, landmarks
-from cartoonlib.dataset.faces import align, cut_off
+from cartoonlib.dataset.faces import CANONICAL, align, cut_off
 from cartoonlib.files import InputError
-from cartoonlib.landmarks import CANONICAL, Square, detect_faces, landmark_network, soft_argmax
+from cartoonlib.landmarks import Square, landmark_network, soft_argmax
+from cartoonlib.media.faces import detect_faces
 from cartoonlib.report.detector import FaceApiLandmarks
 
 SIDE = 144

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cartoonlib import landmarks
 from cartoonlib.dataset import catalogue
 from cartoonlib.dataset.faces import align
 from cartoonlib.files import InputError
 from cartoonlib.images import center_crop
+from cartoonlib.media import faces
 from cartoonlib.report import london, metrics
 from cartoonlib.report.metrics import Evaluator, flatness, frechet, kid, landmark_errors, mean_estimate
 
@@ -199,7 +199,7 @@ def test_a_changed_photo_is_measured_as_changed(measured):
 
 
 def test_a_row_says_of_each_metric_which_network_saw_what(evaluator, measured):
-    about = {"style": "drawn", "variant": "seed", "group": "seed", "steps": 3, "seed": 1, "code": "abc"}
+    about = {"style": "drawn", "variant": "original", "group": "original", "steps": 3, "seed": 1, "code": "abc"}
     rows = evaluator.rows(measured[1] | {"milliseconds": mean_estimate(np.ones(6))}, **about)
     assert all(about.items() <= row.items() and row["low"] <= row["value"] <= row["high"] for row in rows)
     networks = {row["metric"]: row["features"] for row in rows}
@@ -223,10 +223,10 @@ def test_points_set_by_hand_follow_their_face(tmp_path, monkeypatch):
     assert london.hand_made_points(64) is None
     astronaut = skimage.data.astronaut()
     Image.fromarray(astronaut).save(tmp_path / "one.jpg", quality=95)
-    (face,) = landmarks.detect_faces([astronaut])[0][:1]
+    (face,) = faces.detect_faces([astronaut])[0][:1]
     points = np.zeros((189, 2))
     points[[18, 22, 23, 27, 55, 87, 93]] = face.points[[0, 0, 1, 1, 2, 3, 4]] - 0.5  # there, 0 is a pixel's centre
-    (tmp_path / "points189.json").write_text(json.dumps({"one": points.tolist()}))
+    (tmp_path / "points189.json").write_text(json.dumps({"one": points.tolist()}), encoding="utf-8")
     pictures, truth = london.hand_made_points(64)
     aligned = align(astronaut, face.points, 64)[1]
     assert pictures.shape == (1, 64, 64, 3)
@@ -234,6 +234,31 @@ def test_points_set_by_hand_follow_their_face(tmp_path, monkeypatch):
     width = np.linalg.norm(truth[0, 0] - truth[0, 3])
     assert london.hand_made_errors(truth, truth) == 0
     assert london.hand_made_errors(truth + [width, 0], truth) == pytest.approx(1)
+
+
+class Still:
+    """A finished run whose generator changes nothing."""
+
+    summary = {"steps": 7, "code": "abc"}
+
+    def generator(self, device):
+        return nn.Identity()
+
+
+def test_rows_of_the_london_set_hold_the_photos_and_every_style(monkeypatch, face_set):
+    photos = center_crop(face_set.images, 32)
+    truth = metrics.landmarks_of(BrightPoints(), photos)[:, london.AMONG_68]
+    shift = np.linalg.norm(truth[:, 0] - truth[:, 3], axis=-1)[:, None, None] * [0.5, 0.0]
+    monkeypatch.setattr(london, "hand_made_points", lambda size: (photos, truth + shift))
+    rows = london.measured_rows({"anime": Still()}, BrightPoints(), 32, 3, "cpu")
+    assert [(row["style"], row["variant"], row["steps"], row["code"]) for row in rows] == [
+        ("-", "untouched photo", 0, "-"), ("anime", "full method", 7, "abc"),
+    ]  # fmt: skip
+    for row in rows:
+        assert row["value"] == pytest.approx(0.5) and row["low"] <= row["value"] <= row["high"]
+        assert (row["group"], row["metric"], row["seed"], row["n"]) == ("london", "hand_made_error", 3, 6)
+    monkeypatch.setattr(london, "hand_made_points", lambda size: None)
+    assert london.measured_rows({"anime": Still()}, BrightPoints(), 32, 3, "cpu") == []
 
 
 def test_a_style_of_photos_is_questioned(face_set, cartoon_set, lite0):

@@ -10,8 +10,8 @@ import yaml
 
 from .. import files
 from ..files import InputError
-from ..films import VIDEOS
-from ..images import suffixes
+from ..media.films import VIDEOS
+from ..media.pictures import suffixes
 from ..profile import style_name
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from .catalogue import RawImage, Source
 
-EYE_LEVEL = 0.472  # height of the eyes in an aligned face, in units of its side (landmarks.CANONICAL)
+EYE_LEVEL = 0.472  # height of the eyes in an aligned face, in units of its side (faces.CANONICAL)
 
 
 def drawn_faces(source: Source, side: int) -> Iterator[RawImage]:

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .. import films
 from ..files import InputError
-from ..images import read_picture
+from ..media import films
+from ..media.pictures import read_picture
 from .catalogue import RawImage, Source, listing
 from .downloads import npm_package
 from .drawn import drawn_faces

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from ..files import InputError
-from ..landmarks import CANONICAL, detect_faces
+from ..media.faces import detect_faces
 from .catalogue import RawImage, Source
-from .faces import align, cut_off
+from .faces import CANONICAL, align, cut_off
 
 PROBABILITY = 0.97  # of MTCNN, below which a detection is no face
 SMALLEST = 20  # pixels; nothing is asked about smaller images

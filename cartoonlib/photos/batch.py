@@ -9,8 +9,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..files import InputError
-from ..films import VIDEOS
-from ..images import FORMATS, read_picture
+from ..media.films import VIDEOS
+from ..media.pictures import FORMATS, read_picture
 from ..networks import Generator
 from . import folders, formats
 from .draw import cartoonize, faces_only

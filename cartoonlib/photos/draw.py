@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..images import SMALLEST, to_tensor, to_uint8
-from ..landmarks import FACE_WIDTH, detect_faces
+from ..images import to_tensor, to_uint8
+from ..landmarks import FACE_WIDTH
+from ..media.faces import detect_faces
+from ..media.pictures import SMALLEST
 from ..networks import Generator
 from ..representations import guided_coefficients
 

@@ -5,8 +5,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..films import VIDEOS
-from ..images import suffixes
+from ..media.films import VIDEOS
+from ..media.pictures import suffixes
 from .formats import suffix_of_cartoon
 
 Pair = tuple[Path, Path]  # a photo, and the place of its cartoon

@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image
 
 from ..files import InputError, write_atomic
-from ..films import VIDEOS
-from ..images import FORMATS
+from ..media.films import VIDEOS
+from ..media.pictures import FORMATS
 
 CONTAINERS = (".mp4", ".mov", ".m4v", ".mkv")  # of videos, that are written
 SAVE = {"JPEG": {"quality": 92, "subsampling": 0}, "WEBP": {"quality": 92}, "TIFF": {"compression": "tiff_lzw"}}

@@ -1,4 +1,4 @@
-"""What the page of notebook 00 does behind its buttons: open a photo, draw it, show it, save its cartoon."""
+"""What the page of notebook 00 does behind its buttons: read a photo, draw it, show it, save its cartoon."""
 
 import io
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..images import read_picture
+from ..media.pictures import read_picture
 from . import formats
 from .draw import cartoonize, faces_only
 
@@ -19,7 +19,7 @@ class Drawing:
     def __init__(self, name: str, photo: np.ndarray):
         self.name, self.photo, self.alpha, self.cartoon = name, photo, None, photo
 
-    def open(self, name: str, content: bytes) -> None:
+    def read(self, name: str, content: bytes) -> None:
         """Take the photo in a file's content instead. InputError, and nothing changes, when there is none in it."""
         self.photo, self.alpha = read_picture(io.BytesIO(content))
         self.name = Path(name).stem

@@ -9,9 +9,9 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange
 
-from .. import films
 from ..files import InputError
-from ..images import SMALLEST
+from ..media import films
+from ..media.pictures import SMALLEST
 
 ENCODER = {"crf": "17", "preset": "fast"}
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from .. import landmarks
 from ..dataset import catalogue, origins
 from ..dataset.faces import align
+from ..media.faces import detect_faces
 from ..runs.store import Run
 from . import metrics
 from .detector import DETECTOR
@@ -29,7 +29,7 @@ def hand_made_points(size: int) -> tuple[np.ndarray, np.ndarray] | None:
     aligned, truth = [], []
     for path in catalogue.listing(source):
         picture = np.array(origins.decode(path.read_bytes())) if path.stem in by_name else None
-        faces = [] if picture is None else landmarks.detect_faces([picture])[0]
+        faces = [] if picture is None else detect_faces([picture])[0]
         if not faces:
             continue
         image, points = align(picture, faces[0].points, size)

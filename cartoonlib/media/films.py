@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import InputError
+from ..files import InputError
 
 VIDEOS = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg"}
 HDR = (9, 10, 16, 18)  # BT.2020's matrices; the transfer curves PQ and HLG

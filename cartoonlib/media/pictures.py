@@ -1,0 +1,110 @@
+"""Picture files, read in one way for all: as sRGB, upright, 8 bits, whatever the file is."""
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from ..files import InputError
+
+with contextlib.suppress(ImportError):  # a package of the group `photos`
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()  # HEIC, what phones write
+
+SMALLEST = 16  # px, side of a photo
+LARGEST = 400_000_000  # px in all: more is taken for a trap, a small file that says that it is huge
+FORMATS = {
+    ".jpg": "JPEG", ".jpeg": "JPEG", ".jfif": "JPEG", ".jpe": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP",
+    ".tif": "TIFF", ".tiff": "TIFF",
+}  # fmt: skip
+ONLY_READ = {".gif": "GIF", ".avif": "AVIF", ".heic": "HEIF", ".heif": "HEIF"}
+
+
+def suffixes() -> set[str]:
+    """The suffixes, in lower case, of the picture files that can be read here."""
+    Image.init()
+    return {suffix for suffix, name in (FORMATS | ONLY_READ).items() if name in Image.OPEN}
+
+
+def read_picture(path: Path | io.BytesIO, smallest: int = SMALLEST) -> tuple[np.ndarray, np.ndarray | None]:
+    """A picture file as sRGB, uint8 (H, W, 3), turned as its EXIF says; and its alpha, uint8 (H, W), or None.
+
+    Grey, palette, CMYK and 16 bit become RGB of 8 bit, colours of an embedded ICC profile those of sRGB; of several
+    frames the first is taken. smallest: px, of the shorter side. InputError says in one sentence what is wrong with a
+    file.
+    """
+    Image.init()
+    names = [name for name in {*FORMATS.values(), *ONLY_READ.values(), "MPO"} if name in Image.OPEN]
+    try:
+        with warnings.catch_warnings(), _no_limit():
+            warnings.filterwarnings("ignore", category=UserWarning)  # of odd metadata, which is not needed
+            with Image.open(path, formats=names) as image:
+                if min(image.size) < smallest:
+                    raise InputError(f"it is {image.width} x {image.height} px, and {smallest} each way are needed")
+                if image.width * image.height > LARGEST:
+                    raise InputError(f"it is {image.width} x {image.height} px, more than {LARGEST // 10**6} million")
+                image.load()
+                turned = _turned(image)
+        alpha = None
+        if turned.mode.startswith("I") or turned.mode == "F":
+            turned = _eight_bits(turned)
+        elif turned.has_transparency_data:
+            alpha = np.asarray(turned.convert("RGBA").getchannel("A"))
+        return np.asarray(_srgb(turned)), alpha
+    except (InputError, MemoryError):
+        raise
+    except UnidentifiedImageError:
+        raise InputError("it cannot be read as a picture (none of the formats that are known)") from None
+    except Exception as error:  # Pillow raises many kinds for broken files
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"it cannot be read as a picture ({said})") from None
+
+
+@contextlib.contextmanager
+def _no_limit() -> Iterator[None]:
+    """Pillow's own limit is 89 million pixels, less than some telephones take."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # broken EXIF does not make a broken picture
+        return image.copy()
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 or 32 bits, or of floats, as grey of 8 bits; white is 1 or 255 for floats, by their largest value."""
+    values = np.nan_to_num(np.asarray(image, np.float64), posinf=0)
+    if image.mode.startswith("I;16"):
+        white = 65535.0
+    elif image.mode == "F":
+        white = 1.0 if values.max() <= 2 else 255.0
+    else:
+        white = 65535.0 if values.max() > 255 else 255.0
+    grey = Image.fromarray(np.rint(np.clip(values / white, 0, 1) * 255).astype(np.uint8))
+    grey.info = {key: value for key, value in image.info.items() if key == "icc_profile"}
+    return grey
+
+
+def _srgb(image: Image.Image) -> Image.Image:
+    """RGB out of any mode; through the embedded profile, when there is a sound one for that mode."""
+    profile = image.info.get("icc_profile")
+    plain = {"P": "RGB", "PA": "RGB", "RGBA": "RGB", "RGBX": "RGB", "RGBa": "RGB", "LA": "L", "1": "L"}
+    if profile:
+        image = image.convert(plain.get(image.mode, image.mode))
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        except (ImageCms.PyCMSError, OSError, ValueError):
+            pass  # a broken profile, or one for another mode: the plain numbers are the best guess
+    return image.convert("RGBA").convert("RGB") if image.mode in ("P", "PA", "LA") else image.convert("RGB")
