@@ -3,10 +3,12 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from conftest import TINY
 from matplotlib.collections import FillBetweenPolyCollection
 from torch import nn
 
 from cartoonlib.files import InputError
+from cartoonlib.images import to_tensor
 from cartoonlib.networks import Generator, PatchDiscriminator, count_parameters
 from cartoonlib.report import diagrams, figures, plots, tables
 from cartoonlib.report.paper import save_figure
@@ -45,7 +47,7 @@ DRAWINGS = {
     "representations": lambda faces: figures.representations(faces, faces, faces[..., :1], faces, POINTS),
     "pipeline": _pipeline,
     "generator": lambda faces: diagrams.generator_architecture(Generator()),
-    "seed generator": lambda faces: diagrams.generator_architecture(Generator(0.01, True, False, 0.1)),
+    "original generator": lambda faces: diagrams.generator_architecture(Generator(0.01, True, False, 0.1)),
     "discriminator": lambda faces: diagrams.discriminator_architecture(PatchDiscriminator(1, sigmoid=True)),
     "comparison": lambda faces: figures.comparison(faces[:2], {"full method": faces[:2]}, {"full method": "content 1"}),
     "training_strip": lambda faces: figures.training_strip({1000: faces[:2], 0: faces[:2]}),
@@ -74,6 +76,25 @@ def test_pipeline_names_every_loss_and_count(faces):
     for word in ("landmark", "color", "content", "tv", "surface", "texture", "structure"):
         assert rf"\mathrm{{{word}}}" in texts
     assert "1,234,567" in texts and "2,222" in texts and "3,333" in texts and "VGG19" in texts
+
+
+def test_what_the_losses_see_are_pictures_that_repeat(faces):
+    images = to_tensor(faces[:2])
+    seen, again = figures.represented(images, TINY), figures.represented(images, TINY)
+    assert {name: (view.shape, view.dtype) for name, view in seen.items()} == {
+        "structure": (faces[:2].shape, np.uint8), "texture": ((2, 32, 32, 1), np.uint8),
+        "surface": (faces[:2].shape, np.uint8),
+    }  # fmt: skip
+    assert all(np.array_equal(seen[name], again[name]) for name in seen)
+    other = figures.represented(images, TINY.replace(seed=1))
+    assert not np.array_equal(seen["texture"], other["texture"])  # its grey is drawn with the seed
+
+
+def test_the_pipeline_counts_the_networks_of_the_profile(lite0):
+    counts = diagrams.pipeline_counts(Generator().requires_grad_(False), TINY, lite0)
+    assert counts["generator"] == count_parameters(Generator()) and counts["perceptual"] == "EfficientNet-Lite0"
+    plain = diagrams.pipeline_counts(Generator(), TINY.replace(texture_features=False), lite0)
+    assert plain["d_texture"] == count_parameters(PatchDiscriminator(1)) < counts["d_texture"]
 
 
 def test_generator_labels_are_read_off_the_module():

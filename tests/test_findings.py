@@ -199,13 +199,17 @@ def test_numbers_that_were_not_made_say_what_to_do(tmp_path, monkeypatch):
 
 def test_the_table_of_weights_leaves_out_what_cannot_be_compared():
     profile = TINY.replace(styles=("anime",), style_settings={"anime": {"train_steps": 4, "weights": {"texture": 3.5}}})
-    table = weights_markdown(profile, 512, 1.0)
-    cells = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ") for line in table.splitlines() if "|" in line}
+    cells = _cells(weights_markdown(profile, 512, 1.0))
     assert cells["loss"][-1] == "ours in the original's code"
     assert cells["total_variation"][-1] == "-" and cells["landmark"][-1] == "-" and cells["content"][-1] != "-"
-    assert table.endswith("\n\nFor `anime`: train_steps 4, texture 3.5.")
-    squares = weights_markdown(profile.replace(edge_aware=False), 512, 1.0)
-    assert [line for line in squares.splitlines() if line.startswith("| total_variation")][0].split(" | ")[-1] != "- |"
+    assert _cells(weights_markdown(profile.replace(edge_aware=False), 512, 1.0))["total_variation"][-1] != "-"
+    assert weights_markdown(profile, 512, 1.0).endswith("\n\nFor `anime`: train_steps 4, texture 3.5.")
+
+
+def _cells(table: str) -> dict[str, list[str]]:
+    """The cells of every line, by the first of them."""
+    lines = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("|")]
+    return {cells[0]: cells for cells in lines}
 
 
 def test_the_scale_of_features_is_their_mean_size():

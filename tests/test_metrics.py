@@ -263,5 +263,6 @@ def test_rows_of_the_london_set_hold_the_photos_and_every_style(monkeypatch, fac
 
 def test_a_style_of_photos_is_questioned(face_set, cartoon_set, lite0):
     photos = dataclasses.replace(face_set, name="my comics", images=face_set.images[:, 1:-1, 1:-1])
-    assert metrics.from_photos(photos, face_set, lite0.embed).endswith("AS NEAR AS OTHER PHOTOS ARE. Are these cartoons?")
+    line = metrics.from_photos(photos, face_set, lite0.embed)
+    assert line.endswith("AS NEAR AS OTHER PHOTOS ARE. Are these cartoons?")
     assert "?" not in metrics.from_photos(cartoon_set, face_set, lite0.embed)
