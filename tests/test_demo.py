@@ -15,9 +15,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 import pytest
 import skimage.data
+from PIL import Image
 
 from cartoonlib import files
 from cartoonlib.photos import page, shipped
@@ -93,7 +93,7 @@ def wait(condition, explain, seconds: float = 120):
 
 def picture(browser, number: int) -> np.ndarray | None:
     png = browser.execute_script(PIXELS, number)
-    return None if png is None else np.array(PIL.Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"))
+    return None if png is None else np.array(Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"))
 
 
 def upload(browser, path: Path) -> None:
@@ -119,7 +119,7 @@ def test_the_page_draws_the_photo_that_is_given_at_the_strength_that_is_chosen(b
     shows(browser, 0, astronaut)
 
     photo = astronaut[0:201, 120:331]  # an odd size
-    PIL.Image.fromarray(photo).save(tmp_path / "mine.png")
+    Image.fromarray(photo).save(tmp_path / "mine.png")
     upload(browser, tmp_path / "mine.png")
     generator = shipped.load(shipped.styles()[0])
     shows(browser, 0, photo)
@@ -154,10 +154,10 @@ def test_the_page_is_for_this_machine_and_for_those_who_have_its_token(address):
 def test_the_page_asks_nobody_else_for_anything_and_takes_large_photos(browser, tmp_path):
     wait(lambda: picture(browser, 1) is not None, lambda: browser.page_source[-2000:])
     noise = np.random.default_rng(0).integers(0, 256, (2000, 2000, 3), np.uint8)
-    PIL.Image.fromarray(noise).save(tmp_path / "large.png")
+    Image.fromarray(noise).save(tmp_path / "large.png")
     assert (tmp_path / "large.png").stat().st_size > 11e6
     upload(browser, tmp_path / "large.png")
-    light = PIL.Image.fromarray(noise)
+    light = Image.fromarray(noise)
     light.thumbnail((page.SHOWN_SIDE, page.SHOWN_SIDE))
     shows(browser, 0, np.array(light))
     asked = browser.execute_script(ADDRESSES)
