@@ -58,9 +58,7 @@ class Graphed:
     def __init__(self, function: Callable[..., dict[str, Tensor]], progress: Callable[[str], None]):
         self._function, self._progress = function, progress
         self._calls, self._graph, self._failed = 0, None, False
-        self._inputs: tuple[Tensor, ...] = ()
-        self._outputs: dict[str, Tensor] = {}
-        self._side = torch.cuda.Stream()
+        self._inputs, self._outputs, self._side = (), {}, torch.cuda.Stream()
 
     @property
     def recorded(self) -> bool:

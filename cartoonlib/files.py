@@ -1,55 +1,15 @@
-"""Where things are, and writing there so that nothing is lost: absolute folders, whole files, one writer at a time.
-
-Each folder of large or private files can be moved by an environment variable, so that data and weights may live
-outside the repository.
-"""
+"""Where things are, and writing there so that nothing is lost: absolute folders, whole files, one writer at a time."""
 
 import contextlib
 import errno
 import hashlib
 import os
-import shutil
 import signal
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import filelock
-
-
-def check_hash(path: Path, start: str) -> None:
-    """Raise InputError unless the SHA-256 of a file starts with `start`."""
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if not found.startswith(start):
-        raise InputError(
-            f"{path} has SHA-256 {found[:16]}... instead of {start[:16]}...: it is damaged or another file; "
-            "delete it and fetch it again."
-        )
-
-
-def load_weights(known: dict[str, str], url: str, network: str, otherwise: str) -> dict:
-    """The state dict of a frozen network on the CPU, out of a file in WEIGHTS, or downloaded there; no code in it runs.
-
-    known: names of files, and the start of the SHA-256 that each must have. InputError says where to put the file, and
-    which setting does without it.
-    """
-    import torch  # a second, which printing a profile can do without
-
-    for name, start in known.items():
-        path = WEIGHTS / name
-        if path.is_file():
-            check_hash(path, start)
-            if path.suffix == ".zip":  # a TorchScript archive
-                return torch.jit.load(path, map_location="cpu").state_dict()
-            return torch.load(path, map_location="cpu", weights_only=True)
-    try:
-        return torch.hub.load_state_dict_from_url(url, str(WEIGHTS), "cpu", check_hash=True, weights_only=True)
-    except (OSError, RuntimeError) as error:  # no network; a wrong hash
-        raise InputError(
-            f"{network}'s weights are missing: {' or '.join(known)} is not in {WEIGHTS} and cannot be downloaded "
-            f"({error}): put the file at {WEIGHTS / url.rpartition('/')[2]}, or set `{otherwise}`."
-        ) from None
 
 
 class InputError(Exception):
@@ -60,6 +20,7 @@ def _folder(variable: str, default: Path) -> Path:
     return Path(os.environ[variable]).expanduser().resolve() if os.environ.get(variable) else default
 
 
+# Folders of large or private files may lie outside the repository, where environment variables say.
 ROOT = Path(__file__).resolve().parent.parent
 PROFILES = ROOT / "profiles"
 NOTEBOOKS = ROOT / "notebooks"
@@ -121,24 +82,36 @@ def lock(path: Path, busy: str = "") -> Iterator[None]:
         held.release()
 
 
-def whole_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
-    """The folder; if it is missing, `fill` is given a new one, which takes its name when all is in it.
+def check_hash(path: Path, start: str) -> None:
+    """Raise InputError unless the SHA-256 of a file starts with `start`."""
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if not found.startswith(start):
+        differs = f"{path} has SHA-256 {found[:16]}... instead of {start[:16]}..."
+        raise InputError(f"{differs}: it is damaged or another file; delete it and fetch it again.")
 
-    Another process that is filling it already is waited for, and what a killed one has left is deleted.
+
+def load_weights(known: dict[str, str], url: str, network: str, otherwise: str) -> dict:
+    """The state dict of a frozen network on the CPU, out of a file in WEIGHTS, or downloaded there; no code in it runs.
+
+    known: names of files, and the start of the SHA-256 that each must have. InputError says where to put the file, and
+    which setting does without it.
     """
-    if folder.is_dir():
-        return folder
-    with disk_errors(folder.parent), lock(folder.with_name(f".{folder.name}.lock")):
-        if folder.is_dir():
-            return folder
-        for left in folder.parent.glob(f".{folder.name}-*"):
-            shutil.rmtree(left)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-            made = Path(temporary) / "made"
-            made.mkdir()
-            fill(made)
-            os.replace(made, folder)
-    return folder
+    import torch  # a second, which printing a profile can do without
+
+    for name, start in known.items():
+        path = WEIGHTS / name
+        if path.is_file():
+            check_hash(path, start)
+            if path.suffix == ".zip":  # a TorchScript archive
+                return torch.jit.load(path, map_location="cpu").state_dict()
+            return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        return torch.hub.load_state_dict_from_url(url, str(WEIGHTS), "cpu", check_hash=True, weights_only=True)
+    except (OSError, RuntimeError) as error:  # no network; a wrong hash
+        raise InputError(
+            f"{network}'s weights are missing: {' or '.join(known)} is not in {WEIGHTS} and cannot be downloaded "
+            f"({error}): put the file at {WEIGHTS / url.rpartition('/')[2]}, or set `{otherwise}`."
+        ) from None
 
 
 @contextlib.contextmanager

@@ -4,8 +4,8 @@ Coordinates are (x, y) with the origin at the image's upper left corner, so that
 (0.5, 0.5) pixels. Five points: left eye, right eye, nose tip, left mouth corner, right mouth corner ("left" as seen in
 the image). 68 points: the order of iBUG 300-W.
 
-The networks take aligned faces only, so each looks at one fixed square of the image instead of running a detector:
-a detector is not differentiable and finds no face in some cartoons.
+The networks take aligned faces only, so each looks at one fixed square instead of running a detector, which is not
+differentiable and finds no face in some cartoons.
 """
 
 from dataclasses import dataclass

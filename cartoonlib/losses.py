@@ -42,8 +42,7 @@ def relative_l1(features: Tensor, target: Tensor) -> Tensor:
 def content(output_features: Tensor, photo_features: Tensor) -> Tensor:
     """L1 between the features of output and photo (White-box eq. 8): keeps what the photo shows.
 
-    White-box divides by C * H * W of the features; dividing by their mean magnitude instead makes the weight
-    independent of the network and of the resolution.
+    White-box divides by C * H * W, here their mean magnitude does: weights hold for any network and resolution.
     """
     return relative_l1(output_features, photo_features)
 

@@ -83,8 +83,7 @@ class Generator(nn.Module):
 
     def settings(self) -> dict:
         """The arguments that build this architecture."""
-        names = ("slope", "tanh", "skips", "filter_eps", "filter_radius", "padding")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in "slope tanh skips filter_eps filter_radius padding".split()}
 
     def _act(self, x: Tensor) -> Tensor:
         return F.leaky_relu(x, self.slope)
@@ -131,11 +130,8 @@ class PatchDiscriminator(nn.Module):
         layers: list[nn.Module] = []
         for inputs, outputs in ((channels, 32), (32, 64), (64, 128)):
             for stride in (2, 1):
-                layers += [
-                    spectral_norm(_convolution(inputs, outputs, stride=stride, slope=slope)),
-                    nn.LeakyReLU(slope),
-                ]
-                inputs = outputs
+                layer = spectral_norm(_convolution(inputs, outputs, stride=stride, slope=slope))
+                layers, inputs = [*layers, layer, nn.LeakyReLU(slope)], outputs
         layers.append(spectral_norm(_convolution(128, 1, kernel=1, slope=1.0)))
         if sigmoid:
             layers.append(nn.Sigmoid())

@@ -1,22 +1,14 @@
-"""Profiles: every setting of a run in one typed, immutable object, read from a YAML file with the differences.
-
-`python -m cartoonlib.profile NAME` prints a profile in full.
-"""
+"""Profiles: every setting of a run in one typed, immutable object. runs/profiles.py reads them from files."""
 
 import hashlib
 import json
-import re
-import sys
 import typing
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from annotated_types import Ge, Gt, Lt, MinLen
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from . import files
 from .files import InputError
 
 # Types, what holds for them, and how an error message says that.
@@ -113,11 +105,14 @@ class Profile(_Settings):
     def _fits_together(self) -> "Profile":
         if self.processes > 1:  # each takes its part of the batch, and every n-th image of that
             parts = self.processes * self.perceptual_every
-            wanted = f"divisible by {parts} (`processes` times `perceptual_every`)"
-            _check(self.batch % parts == 0, "batch", wanted)
+            if self.batch % parts:
+                wanted = f"divisible by {parts} (`processes` times `perceptual_every`)"
+                raise InputError(f"The setting `batch` must be {wanted}.")
         for style, settings in self.style_settings.items():
             known = isinstance(style, str) and isinstance(settings, dict) and set(settings) <= set(OF_A_STYLE)
-            _check(known, f"style_settings: {style}", f"settings out of {', '.join(OF_A_STYLE)}, with their values")
+            if not known:
+                wanted = f"settings out of {', '.join(OF_A_STYLE)}, with their values"
+                raise InputError(f"The setting `style_settings: {style}` must be {wanted}.")
             try:
                 self.of(style)
             except InputError as problem:
@@ -178,53 +173,3 @@ def _sentence(error: dict) -> str:
     kind = typing.get_origin(field.annotation) or field.annotation
     hint = " (YAML reads 2e-4 as text: write 2.0e-4)" if kind is float and isinstance(value, str) else ""
     return f"The setting `{place}{key}` must be {kinds.get(kind, f'of type {kind.__name__}')}, not {value!r}{hint}."
-
-
-def _check(good: bool, key: str, wanted: str) -> None:
-    if not good:
-        raise InputError(f"The setting `{key}` must be {wanted}.")
-
-
-def style_name(style: str) -> str:
-    """What a style is called: the name of its set, or the last part of the path of a folder or film of your own."""
-    return re.sub(r"[^a-z0-9]+", "_", Path(style).stem.lower()).strip("_") or "folder"
-
-
-def read_yaml(path: Path) -> dict:
-    """The settings in a file; InputError when it is not YAML, or holds something else."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {str(error).splitlines()[0]}.") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} must hold lines of the form `key: value`.")
-    return content
-
-
-def load_profile(name: str, overrides: dict | None = None) -> Profile:
-    """The profile of profiles/<name>.yaml, with some settings replaced, also where a style sets them for itself."""
-    path = files.PROFILES / f"{name}.yaml"
-    known = sorted(p.stem for p in files.PROFILES.glob("*.yaml") if p.stem != "ablations")
-    if name not in known:
-        raise InputError(f"There is no profile `{name}`: choose one of {', '.join(known)}, or add {path.name}.")
-    profile, overrides = profile_of({"name": name} | read_yaml(path)), overrides or {}
-    own = profile.style_settings
-    for style in own.keys() - {style_name(style) for style in profile.styles}:
-        raise InputError(f"`style_settings` of profile {name} names {style}, which is none of its styles.")
-    if "style_settings" not in overrides:  # what is overridden holds for every style
-        overrides = {"style_settings": {style: _without(own[style], overrides) for style in own}} | overrides
-    return profile.replace(**overrides)
-
-
-def _without(own: dict, overrides: dict) -> dict:
-    """A style's own settings but those, and those weights, that are overridden."""
-    left = {key: value for key, value in own.items() if key == "weights" or key not in overrides}
-    if "weights" in left:
-        left["weights"] = {k: v for k, v in left["weights"].items() if k not in overrides.get("weights", {})}
-    return left
-
-
-if __name__ == "__main__":
-    with files.one_sentence():
-        settings = load_profile(*sys.argv[1:2] or ["quick"]).model_dump(mode="json")
-        print(yaml.safe_dump(settings, sort_keys=False), end="")

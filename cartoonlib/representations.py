@@ -18,9 +18,9 @@ from . import superpixels
 def box_mean(x: Tensor, radius: int) -> Tensor:
     """Mean over a (2 radius + 1)-wide window, cut off at the border: float (B, C, H, W) -> (B, C, H, W).
 
-    Columns, then rows, as depthwise convolutions in channels_last: on a CPU several times faster than average pooling.
-    On a GPU convolutions may round to TF32, which variances in float32 do not survive, so pooling does it there, and
-    not in channels_last: padded pooling has had a wrong gradient in that (pytorch/pytorch#188344).
+    Columns, then rows, as depthwise convolutions: on a CPU several times faster than pooling. On a GPU convolutions may
+    round to TF32, which variances do not survive, so pooling does it there, and not in channels_last, in which padded
+    pooling has had a wrong gradient (pytorch/pytorch#188344).
     """
     if x.is_cuda:
         x = x.contiguous()
@@ -44,8 +44,7 @@ def guided_filter(guide: Tensor, source: Tensor, radius: int, eps: float) -> Ten
     """Guided image filter, channel by channel (He, Sun & Tang, TPAMI 2013, eq. 5, 6 and 8; White-box 3.1).
 
     Smooths `source` and keeps the edges of `guide`; both (B, C, H, W). `eps` is in squared units of the guide: the
-    larger, the stronger the edges that are smoothed away. Computed in float32, because the variances are differences
-    of nearly equal numbers.
+    larger, the stronger the edges that go. In float32, for variances are differences of nearly equal numbers.
     """
     slope, intercept = guided_coefficients(guide, source, radius, eps)
     return slope * guide.float() + intercept

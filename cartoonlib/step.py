@@ -72,10 +72,9 @@ class Views(NamedTuple):
 class TrainStep:
     """The generator on the six losses, then both discriminators (White-box section 3.4).
 
-    `parts` holds everything that has a state: networks, the averaged generator `ema`, optimizers. Calling it with a
-    batch of photos and of cartoons, (B, 3, S, S) in [-1, 1] in channels_last, and the weights of the colour shift
-    makes one update of everything and returns the losses, scalars that stay on the device. On a GPU with
-    `profile.step` "auto" or "graph" the update is captured once as a CUDA graph and replayed from then on.
+    `parts` holds everything that has a state: networks, the averaged generator `ema`, optimizers. Calling it with
+    photos and cartoons, (B, 3, S, S) in [-1, 1] in channels_last, and the weights of the colour shift makes one update
+    and returns the losses, scalars that stay on the device. On a GPU it is replayed as a CUDA graph, see device.py.
 
     Args:
         start: state dict of the pretrained generator; None starts from the untrained one.

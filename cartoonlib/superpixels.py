@@ -1,8 +1,7 @@
 """Superpixels: an image cut into small segments of similar colour, each filled with one colour (White-box 3.2).
 
-SLIC and the filling run on a batch, on the device of the images, and on a CPU they are faster than scikit-image. The
-graph cut of the paper, and the references of the tests and of the performance notebook, run one image after the other
-in scikit-image and NumPy.
+SLIC and the filling run on a batch, on the device of the images, and on a CPU they are faster than scikit-image; the
+graph cut of the paper runs one image after the other, on the host.
 """
 
 import heapq
@@ -78,7 +77,7 @@ def _cut(length: int, cells: int, device: torch.device) -> _Axis:
 
 
 def _cell_by_cell(x: Tensor, vertical: _Axis, horizontal: _Axis) -> tuple[Tensor, Tensor]:
-    """(B, C, H, W) -> (B, K, C, s * s), smaller cells filled up; and what is valid of them, (1, K, 1, s * s), 0 or 1."""
+    """(B, C, H, W) -> (B, K, C, s * s), smaller cells filled up; and what of it is valid, (1, K, 1, s * s), 0 or 1."""
     batch, channels = x.shape[:2]
     x = x.index_select(2, vertical.pixels.flatten()).index_select(3, horizontal.pixels.flatten())
     x = x.reshape(batch, channels, *vertical.pixels.shape, *horizontal.pixels.shape).permute(0, 2, 4, 1, 3, 5)

@@ -31,11 +31,11 @@ from PIL import Image
 from cartoonlib import features, files
 from cartoonlib.dataset.prepare import prepare
 from cartoonlib.images import center_crop
-from cartoonlib.profile import load_profile
 from cartoonlib.report import metrics
 from cartoonlib.report.book import Report
 from cartoonlib.report.detector import FaceApiLandmarks
 from cartoonlib.runs import ablations, parallel
+from cartoonlib.runs.profiles import load_profile
 
 SEED = 0
 STAGES = ("data preparation", "pretraining", "training", "ablations", "evaluation")

@@ -15,8 +15,9 @@ from cartoonlib.bench import __main__ as command
 from cartoonlib.bench import comparisons, figures, measuring, original, scaling, steps
 from cartoonlib.bench import tables as bench_tables
 from cartoonlib.bench.__main__ import bench, main
-from cartoonlib.profile import Profile, load_profile
+from cartoonlib.profile import Profile
 from cartoonlib.report import tables
+from cartoonlib.runs.profiles import load_profile
 
 TINY = Profile(
     name="tiny", size=32, batch=2, perceptual="efficientnet_lite0", segments=12, precision="fp32", bench_repeats=1

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cartoonlib import files
-from cartoonlib.profile import load_profile
+from cartoonlib.runs.profiles import load_profile
 
 PAGES = ["README.md", "CONTRIBUTING.md", "profiles/README.md", "data/README.md"]
 PAGES += [str(path.relative_to(files.ROOT)) for path in sorted((files.ROOT / "cartoonlib").glob("*/README.md"))]

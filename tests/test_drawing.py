@@ -10,7 +10,7 @@ from cartoonlib import files
 from cartoonlib.bench import drawing
 from cartoonlib.networks import Generator
 from cartoonlib.photos import shipped
-from cartoonlib.profile import load_profile
+from cartoonlib.runs.profiles import load_profile
 
 
 def test_more_repeats_measure_more_sizes():

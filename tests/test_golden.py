@@ -16,9 +16,9 @@ from cartoonlib import files
 from cartoonlib.images import to_tensor
 from cartoonlib.photos import shipped
 from cartoonlib.photos.draw import cartoonize
-from cartoonlib.profile import load_profile
 from cartoonlib.report import metrics
 from cartoonlib.runs import training
+from cartoonlib.runs.profiles import load_profile
 from cartoonlib.step import PretrainStep, TrainStep
 
 GOLDEN = Path(__file__).with_name("golden")

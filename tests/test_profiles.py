@@ -10,9 +10,10 @@ from pydantic import ValidationError
 
 from cartoonlib import files
 from cartoonlib.files import InputError
-from cartoonlib.profile import LOSSES, OF_A_STYLE, Profile, load_profile, profile_of
+from cartoonlib.profile import LOSSES, OF_A_STYLE, Profile, profile_of
 from cartoonlib.report.published import PUBLISHED, published_weights, scale_free_weights
 from cartoonlib.runs.ablations import ablation_rows
+from cartoonlib.runs.profiles import load_profile
 from cartoonlib.runs.store import NOT_IN_KEY, PRETRAIN_SETTINGS
 
 FIELDS = {name: field.annotation for name, field in Profile.model_fields.items()}
@@ -230,7 +231,7 @@ def test_a_row_may_change_its_own_steps(folder):
 
 def test_the_command_prints_a_profile_or_one_sentence():
     def run(*arguments):
-        return subprocess.run([sys.executable, "-m", "cartoonlib.profile", *arguments],
+        return subprocess.run([sys.executable, "-m", "cartoonlib.runs", "profile", *arguments],
                               cwd=files.ROOT, capture_output=True, text=True)  # fmt: skip
 
     shown = run("smoke")

@@ -15,7 +15,7 @@ from cartoonlib import files, networks
 from cartoonlib.dataset import downloads
 from cartoonlib.dataset.prepare import ImageSet
 from cartoonlib.files import InputError
-from cartoonlib.profile import load_profile
+from cartoonlib.runs.profiles import load_profile
 
 SOURCES = sorted((files.ROOT / "cartoonlib").rglob("*.py"))
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}

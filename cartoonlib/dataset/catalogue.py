@@ -1,6 +1,7 @@
 """The sets that data/sources.yaml names, and the folders and films of your own."""
 
 import difflib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,6 @@ from .. import files
 from ..files import InputError
 from ..media.films import VIDEOS
 from ..media.pictures import suffixes
-from ..profile import style_name
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,11 @@ def find(name: str, kind: str = "") -> Source:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}."
     raise InputError(f"{name!r} is neither a set of data/sources.yaml nor an existing folder or video: {hint}")
+
+
+def style_name(style: str) -> str:
+    """What a style is called: the name of its set, or the last part of the path of a folder or film of your own."""
+    return re.sub(r"[^a-z0-9]+", "_", Path(style).stem.lower()).strip("_") or "folder"
 
 
 def listing(source: Source) -> list[Path]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from .. import files
 from ..files import InputError, check_hash, disk_errors
 from .catalogue import sources
+from .folders import whole_folder
 
 ATTEMPTS = 5  # of a download that breaks off
 
@@ -34,7 +35,7 @@ def npm_package(name: str) -> Path:
             check_hash(found, package["sha256"])
             unpack(found, folder, package["members"])
 
-    return files.whole_folder(files.PACKAGES / stem, fill)
+    return whole_folder(files.PACKAGES / stem, fill)
 
 
 def _npm_pack(package: str, folder: Path) -> Path:

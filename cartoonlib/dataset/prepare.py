@@ -20,6 +20,7 @@ from .. import files
 from ..files import InputError
 from .catalogue import Source, find, fingerprint
 from .duplicates import NearDuplicates
+from .folders import whole_folder
 from .origins import raw_images
 from .squares import Reject, squares
 
@@ -140,7 +141,7 @@ def prepare(
     if not folder.is_dir():
         progress(f"{entry.title}: preparing at {size} px")
     fill = partial(_prepare, entry, side=round(size * MARGIN), limit=limit, test_fraction=test_fraction)
-    images = ImageSet.load(files.whole_folder(folder, fill))
+    images = ImageSet.load(whole_folder(folder, fill))
     progress(_summary(images))
     return images
 

@@ -19,8 +19,9 @@ from ..dataset.sets import Sets
 from ..device import pick_device, pick_dtype
 from ..files import InputError, write_atomic
 from ..images import center_crop
-from ..profile import Profile, load_profile
+from ..profile import Profile
 from ..runs import store
+from ..runs.profiles import load_profile
 from . import metrics, render
 from .detector import FaceApiLandmarks
 from .paper import save_figure

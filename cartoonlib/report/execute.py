@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .. import features, files, landmarks
 from ..files import InputError, lock, write_atomic
-from ..profile import load_profile
+from ..runs.profiles import load_profile
 from .page import join
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..dataset.catalogue import style_name
 from ..images import to_tensor
-from ..profile import LOSSES, Profile, style_name
+from ..profile import LOSSES, Profile
 from .tables import table
 
 PUBLISHED_SIZE = 128  # px, of the original's images

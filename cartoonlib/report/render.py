@@ -14,7 +14,7 @@ import jinja2
 from .. import files
 from ..files import InputError, write_atomic
 from ..networks import Generator, count_parameters
-from ..profile import load_profile
+from ..runs.profiles import load_profile
 from . import findings, tables
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -1,9 +1,12 @@
-"""`python -m cartoonlib.runs train|ablations ...`: train runs from a shell."""
+"""`python -m cartoonlib.runs train|ablations|profile ...`: train runs from a shell, or print a profile in full."""
 
 import argparse
 
+import yaml
+
 from ..files import one_sentence
 from . import ablations, parallel
+from .profiles import load_profile
 
 
 def main() -> None:
@@ -17,6 +20,8 @@ def main() -> None:
     where = task.add_mutually_exclusive_group()
     where.add_argument("--workers", type=int, default=2, help="how many to start on this machine (default: 2)")
     where.add_argument("--scheduler", metavar="HOST:PORT", help="of a Dask scheduler whose workers to use")
+    task = tasks.add_parser("profile", help="print a profile with all its settings")
+    task.add_argument("profile")
     task = tasks.add_parser("run", help="one job, given as JSON; for cartoonlib itself")
     task.add_argument("job")
     given = parser.parse_args()
@@ -25,6 +30,8 @@ def main() -> None:
             parallel.train_styles(given.profile, given.styles)
         elif given.task == "ablations":
             ablations.train_rows(given.profile, given.workers, given.scheduler)
+        elif given.task == "profile":
+            print(yaml.safe_dump(load_profile(given.profile).model_dump(mode="json"), sort_keys=False), end="")
         else:
             parallel.run_launched(given.job)
 
