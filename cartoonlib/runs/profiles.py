@@ -1,0 +1,47 @@
+"""Profiles out of the YAML files in profiles/, which hold what differs from the defaults.
+
+`python -m cartoonlib.runs profile NAME` prints a profile in full.
+"""
+
+from pathlib import Path
+
+import yaml
+
+from .. import files
+from ..dataset.catalogue import style_name
+from ..files import InputError
+from ..profile import Profile, profile_of
+
+
+def read_yaml(path: Path) -> dict:
+    """The settings in a file; InputError when it is not YAML, or holds something else."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {str(error).splitlines()[0]}.") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must hold lines of the form `key: value`.")
+    return content
+
+
+def load_profile(name: str, overrides: dict | None = None) -> Profile:
+    """The profile of profiles/<name>.yaml, with some settings replaced, also where a style sets them for itself."""
+    path = files.PROFILES / f"{name}.yaml"
+    known = sorted(p.stem for p in files.PROFILES.glob("*.yaml") if p.stem != "ablations")
+    if name not in known:
+        raise InputError(f"There is no profile `{name}`: choose one of {', '.join(known)}, or add {path.name}.")
+    profile, overrides = profile_of({"name": name} | read_yaml(path)), overrides or {}
+    own = profile.style_settings
+    for style in own.keys() - {style_name(style) for style in profile.styles}:
+        raise InputError(f"`style_settings` of profile {name} names {style}, which is none of its styles.")
+    if "style_settings" not in overrides:  # what is overridden holds for every style
+        overrides = {"style_settings": {style: _without(own[style], overrides) for style in own}} | overrides
+    return profile.replace(**overrides)
+
+
+def _without(own: dict, overrides: dict) -> dict:
+    """A style's own settings but those, and those weights, that are overridden."""
+    left = {key: value for key, value in own.items() if key == "weights" or key not in overrides}
+    if "weights" in left:
+        left["weights"] = {k: v for k, v in left["weights"].items() if k not in overrides.get("weights", {})}
+    return left
