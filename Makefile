@@ -27,7 +27,7 @@ cartoonize: .venv/ready ## turn a photo, or a folder of photos, into cartoons: m
 demo: .venv/ready ## the same in a browser: notebook 00 as a page, for this machine alone, at the address that it prints
 	@cd notebooks && $(abspath $(BIN))/voila 00_cartoonize.ipynb
 
-bench: .venv/ready ## time a training step beside the seed's, its parts, its growth and its floor (notebook 06 at 128 px)
+bench: .venv/ready ## time a training step beside the original's, its parts, its growth and its floor (notebook 06 at 128 px)
 	@$(BIN)/python -m cartoonlib.bench
 
 ablations: .venv/ready ## train the rows of notebook 04 on several workers: make ablations PROFILE=quick WORKERS=2
@@ -39,10 +39,10 @@ lab: .venv/ready ## open JupyterLab on the notebooks
 report: .venv/ready ## join executed notebooks into results/PROFILE/report.html
 	@$(BIN)/python -m cartoonlib.report join $(PROFILE)
 
-readme: .venv/ready ## write the results table of PROFILE into README.md (it has a place for quick and for reference)
-	@$(BIN)/python -m cartoonlib.report readme $(PROFILE)
+readme: .venv/ready ## render README.md, the pages of results/ and the generators' cards anew from the result files
+	@$(BIN)/python -m cartoonlib.report readme
 
-verify: .venv/ready ## check the numbers printed in README.md against the result files
+verify: .venv/ready ## render them too, and say where the files in git differ
 	@$(BIN)/python -m cartoonlib.report verify
 
 soak: .venv/ready ## the long tests: kill -9 at random moments, 1,000 broken images, other numbers of threads (an hour)
