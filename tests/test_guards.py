@@ -12,9 +12,11 @@ from test_training import assert_equal, break_at, keep_checkpoints, newest_check
 
 from cartoonlib import files, losses
 from cartoonlib.dataset.batches import Batches
+from cartoonlib.dataset.folders import whole_folder
 from cartoonlib.files import InputError
-from cartoonlib.runs import checkpoints, guards, store, training
+from cartoonlib.runs import checkpoints, guards, store
 from cartoonlib.runs.guards import TrainingStopped
+from cartoonlib.runs.loop import Loop
 from cartoonlib.runs.store import Run
 from cartoonlib.runs.training import pretrain, train
 from cartoonlib.step import TrainStep
@@ -30,6 +32,18 @@ def run(tmp_path, face_set, cartoon_set):
         return train(profile, tmp_path, face_set, cartoon_set, "drawn", progress=progress)
 
     return run
+
+
+def note_loaded(monkeypatch) -> list[int]:
+    """The steps of the checkpoints from which runs go on, in a list that grows."""
+    steps, resume = [], Loop._resume
+
+    def noted(self, state):
+        steps.append(state["step"])
+        resume(self, state)
+
+    monkeypatch.setattr(Loop, "_resume", noted)
+    return steps
 
 
 # --- checkpoints ---------------------------------------------------------------------------------------------------
@@ -64,12 +78,11 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_used(damage, run,
     path, state = newest_checkpoint(tmp_path)
     assert state["step"] == 6
     damage(path)
-    lines, loaded = [], []
-    resume = training._Loop._resume
-    monkeypatch.setattr(training._Loop, "_resume", lambda self, state: (loaded.append(state["step"]), resume(self, state)))
+    lines, loaded = [], note_loaded(monkeypatch)
     again = run(progress=lines.append)
     assert loaded == [4] and any(f"{path.name} is damaged" in line for line in lines)
-    assert [(e["step"], e["halved"]) for e in again.events()] == [(6, [])] and "is damaged" in again.events()[0]["event"]
+    (event,) = again.events()
+    assert (event["step"], event["halved"]) == (6, []) and "is damaged" in event["event"]
     assert (again.folder / "generator.safetensors").read_bytes() == expected
     assert_equal(whole_states[-1], whole_states[1])
     assert not list(again.folder.glob("checkpoint-*"))
@@ -152,7 +165,7 @@ def test_a_report_that_another_process_makes_is_left_alone(tmp_path):
 def test_what_a_killed_process_left_of_a_folder_is_deleted(tmp_path):
     (tmp_path / ".set-abc").mkdir()
     (tmp_path / ".set-abc" / "images.npy").write_bytes(b"half")
-    folder = files.whole_folder(tmp_path / "set", lambda made: (made / "images.npy").write_bytes(b"whole"))
+    folder = whole_folder(tmp_path / "set", lambda made: (made / "images.npy").write_bytes(b"whole"))
     assert (folder / "images.npy").read_bytes() == b"whole"
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".lock") == ["set"]
 
@@ -189,7 +202,7 @@ def test_a_run_that_diverges_goes_back_with_half_its_rates(run, tmp_path, monkey
 
 def test_it_goes_back_before_the_checkpoints_that_were_written_since_all_was_well(run, monkeypatch):
     """Logged at 4 and 8, checkpoints at 2, 4 and 6: found wrong at 8, the one of 6 may be wrong too."""
-    check, found, loaded, resume = guards.check, [], [], training._Loop._resume
+    check, found, loaded = guards.check, [], note_loaded(monkeypatch)
 
     def once(row, before, profile):
         if row["step"] == 8 and not found:
@@ -198,7 +211,6 @@ def test_it_goes_back_before_the_checkpoints_that_were_written_since_all_was_wel
         check(row, before, profile)
 
     monkeypatch.setattr(guards, "check", once)
-    monkeypatch.setattr(training._Loop, "_resume", lambda self, state: (loaded.append(state["step"]), resume(self, state)))
     assert run(OFTEN.replace(on_divergence="back_off", log_every=4)).events()[0]["step"] == 8
     assert loaded == [4]
 
@@ -253,7 +265,7 @@ def test_a_discriminator_that_wins_for_long_is_noticed(name):
     with pytest.raises(guards.Diverged, match=f"the {name} discriminator has won") as found:
         guards.check(won[-1], won[:-1], TINY)
     assert (found.value.step, found.value.good, found.value.rates) == (200, 0, ("discriminator_rate",))
-    guards.check(won[-1], won[:-1], TINY.replace(**{name: 0.0}))  # no one listens to it
+    guards.check(won[-1], won[:-1], TINY.replace(weights={name: 0.0}))  # no one listens to it
 
 
 # --- memory --------------------------------------------------------------------------------------------------------
@@ -274,7 +286,7 @@ def test_when_memory_runs_out_the_batch_that_fits_is_named(error, limit, advice,
         return call(self, photo, *others)
 
     monkeypatch.setattr(TrainStep, "__call__", small)
-    with pytest.raises(InputError, match=f"drawn, full method: memory ran out with `batch: 8`; {advice} in the profile"):
+    with pytest.raises(InputError, match=f"drawn, full method: memory ran out with `batch: 8`; {advice} in the prof"):
         run(profile)
 
 
@@ -292,7 +304,7 @@ def test_other_errors_are_not_taken_for_memory(run, monkeypatch):
 
 def test_a_full_disk_is_one_sentence_and_the_old_file_stays(tmp_path, monkeypatch):
     target = tmp_path / "metrics.json"
-    target.write_text("old")
+    target.write_text("old", encoding="utf-8")
 
     def full(_descriptor):
         raise OSError(28, "No space left on device")
@@ -300,7 +312,8 @@ def test_a_full_disk_is_one_sentence_and_the_old_file_stays(tmp_path, monkeypatc
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(InputError, match=f"No space is left on the disk of {tmp_path}: free some"):
         files.write_atomic(target, "new")
-    assert target.read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
+    assert target.read_text(encoding="utf-8") == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
 
 
 def test_a_disk_that_fills_up_while_training_loses_nothing(run, monkeypatch):
@@ -315,6 +328,5 @@ def test_a_disk_that_fills_up_while_training_loses_nothing(run, monkeypatch):
         patch.setattr(checkpoints, "write_atomic", full)
         with pytest.raises(InputError, match="No space"):
             run()
-    loaded, resume = [], training._Loop._resume
-    monkeypatch.setattr(training._Loop, "_resume", lambda self, state: (loaded.append(state["step"]), resume(self, state)))
+    loaded = note_loaded(monkeypatch)
     assert isinstance(run(), Run) and loaded == [4]

@@ -1,4 +1,4 @@
-"""Runs as jobs: in processes of Accelerate, from a notebook, and on two Dask workers, on a tiny profile of own folders."""
+"""Runs as jobs: in processes of Accelerate, from a notebook, and on two Dask workers, on a tiny profile."""
 
 import contextlib
 import dataclasses
@@ -18,12 +18,13 @@ from cartoonlib import files, landmarks
 from cartoonlib.dataset import prepare, squares
 from cartoonlib.dataset.sets import Sets
 from cartoonlib.files import InputError
-from cartoonlib.profile import load_profile
+from cartoonlib.media.faces import CANONICAL, Face
 from cartoonlib.report.book import Report
 from cartoonlib.report.execute import execute
 from cartoonlib.runs import __main__ as command
 from cartoonlib.runs import ablations, parallel, training
 from cartoonlib.runs.guards import TrainingStopped
+from cartoonlib.runs.profiles import load_profile
 
 PROFILE = """
 faces: [{folder}/photos]
@@ -58,7 +59,7 @@ def sets() -> Sets:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory, face_photos, cartoon_set):
-    """A folder with profiles/tiny.yaml and its prepared data, to which this process and those that it starts are led."""
+    """A folder with profiles/tiny.yaml and its prepared data, which this process and those that it starts use."""
     folder = tmp_path_factory.mktemp("jobs")
     for name in ("photos", "drawn", "profiles", "weights"):
         (folder / name).mkdir()
@@ -67,9 +68,9 @@ def tiny(tmp_path_factory, face_photos, cartoon_set):
         for i, image in enumerate(images):
             Image.fromarray(image).save(folder / kind / f"{i}.bmp")
     (folder / "weights" / next(iter(landmarks.FAN_FILES))).write_bytes(b"broken")
-    (folder / "profiles" / "tiny.yaml").write_text(PROFILE.format(folder=folder))
-    (folder / "profiles" / "ablations.yaml").write_text(ROWS)
-    face = landmarks.Face(landmarks.CANONICAL * 128, np.array([0, 0, 128, 128]), 1.0)
+    (folder / "profiles" / "tiny.yaml").write_text(PROFILE.format(folder=folder), encoding="utf-8")
+    (folder / "profiles" / "ablations.yaml").write_text(ROWS, encoding="utf-8")
+    face = Face(CANONICAL * 128, np.array([0, 0, 128, 128]), 1.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "PROFILES", folder / "profiles")
         for name in ("PROCESSED", "RESULTS", "WEIGHTS"):
@@ -147,7 +148,8 @@ def test_processes_train_one_run_together(launched, monkeypatch):
     for title in ("pretraining", "drawn, full method"):
         assert sum(line.startswith(f"{title}: step 4/4") for line in lines) == 1  # by one of the two processes
     monkeypatch.setattr(subprocess, "Popen", never)
-    assert parallel.train(load_profile("tiny", {"processes": 2}), sets(), "drawn", progress=silent).summary == run.summary
+    again = parallel.train(load_profile("tiny", {"processes": 2}), sets(), "drawn", progress=silent)
+    assert again.summary == run.summary
 
 
 def test_processes_stop_with_the_sentence_of_one(results):
@@ -164,8 +166,9 @@ def test_notebook_launcher_trains_the_same_run(results, launched, tmp_path, monk
     settings = load_profile("tiny").model_dump()
     launch = "notebook_launcher(parallel.{}, num_processes=2, use_port=str(get_free_port()))"
     cells = [
-        f"from pathlib import Path\nimport torch\nfrom cartoonlib import files\nfrom cartoonlib.dataset.sets import Sets\n"
-        f"from cartoonlib.profile import profile_of\nfrom cartoonlib.runs import parallel\np = profile_of({settings!r})",
+        "from pathlib import Path\nimport torch\nfrom cartoonlib import files\n"
+        "from cartoonlib.dataset.sets import Sets\nfrom cartoonlib.profile import profile_of\n"
+        f"from cartoonlib.runs import parallel\np = profile_of({settings!r})",
         "from accelerate import notebook_launcher\nfrom accelerate.utils.other import get_free_port",
         "torch.set_num_threads(1)\n" + launch.format("run, (p, Sets(p), 'drawn', 'full method')"),
         # What forked processes print comes late: a cell that has ended does not show it.
@@ -187,7 +190,7 @@ def test_notebook_launcher_trains_the_same_run(results, launched, tmp_path, monk
 def test_a_crash_is_no_collapse(results, tmp_path, monkeypatch):
     """Processes that end without a word are a defect; their last words are shown."""
     program = tmp_path / "python"
-    program.write_text("#!/bin/sh\necho '{}'; echo noise; echo killed >&2; exit 1\n")
+    program.write_text("#!/bin/sh\necho '{}'; echo noise; echo killed >&2; exit 1\n", encoding="utf-8")
     program.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(program))
     with pytest.raises(RuntimeError, match="pretraining: its 2 processes ended without a result:\nkilled"):
@@ -201,7 +204,8 @@ def test_more_processes_than_gpus_are_refused(results, monkeypatch):
 
 
 def test_a_process_ends_with_the_one_that_started_it():
-    code = "import time; from cartoonlib.runs import parallel; parallel._end_with_parent(); print(1, flush=True); time.sleep(30)"
+    code = "import time; from cartoonlib.runs import parallel; parallel._end_with_parent(); "
+    code += "print(1, flush=True); time.sleep(30)"
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdout.readline() == "1\n"
@@ -214,7 +218,7 @@ def test_a_process_ends_with_the_one_that_started_it():
 
 def test_two_workers_train_the_rows_of_the_table(results, tiny, monkeypatch, capsys):
     table = tiny / "profiles" / "ablations.yaml"
-    table.write_text(ROWS + BAD_ROWS)
+    table.write_text(ROWS + BAD_ROWS, encoding="utf-8")
     with pytest.raises(InputError, match="These rows failed: broken weights. The same command tries them again"):
         ablations.train_rows("tiny", workers=2)
     out, err = capsys.readouterr()
@@ -225,7 +229,7 @@ def test_two_workers_train_the_rows_of_the_table(results, tiny, monkeypatch, cap
 
     # The same bits as in this process, and no run beside these.
     spread = weights(results)
-    table.write_text(ROWS)
+    table.write_text(ROWS, encoding="utf-8")
     rows = {k: v for group in ablations.ablation_rows(load_profile("tiny")).values() for k, v in group.items()}
     monkeypatch.setattr(files, "RESULTS", results.parent.parent / "alone")
     for title, row in rows.items():
@@ -241,7 +245,7 @@ def test_two_workers_train_the_rows_of_the_table(results, tiny, monkeypatch, cap
 
 
 def test_rows_wait_for_the_pretraining_that_they_share(results, monkeypatch):
-    """Else two workers would train one folder at once. A client that does nothing: what is a job, and what comes first?"""
+    """Else two workers would train one folder at once. A client that does nothing tells what comes first."""
     tiny = load_profile("tiny")
     rows = {"one": tiny, "other": tiny.replace(weights={"content": 0}), "architecture": tiny.replace(skips=False)}
     folders = {title: parallel.run_folder(row, sets(), "drawn") for title, row in rows.items()}
@@ -263,28 +267,30 @@ def test_rows_wait_for_the_pretraining_that_they_share(results, monkeypatch):
         def nthreads(self):
             return {"worker": 1}
 
-        def submit(self, _work, _settings, _style, _title, _client, before, key):
-            first[key] = before and before.key
+        def submit(self, _work, _job, _style, pretrained, key):
+            first[key] = pretrained and pretrained.key
             return Future(key)
 
     monkeypatch.setattr("distributed.as_completed", list)
-    before = {title: parallel.run_folder(row, sets(), None) for title, row in rows.items()}
-    ended = ablations._spread(Client(), rows, before, folders, "drawn")
+    pretrainings = {title: parallel.run_folder(row, sets(), None) for title, row in rows.items()}
+    ended = ablations._train_on_workers(Client(), rows, pretrainings, folders, "drawn", [])
     assert ended == {title: {"run": folders[title].name} for title in rows}
     starts = {title: first[folders[title].name] for title in rows}
-    assert starts == {title: folder.name for title, folder in before.items()}
+    assert starts == {title: folder.name for title, folder in pretrainings.items()}
     assert starts["one"] == starts["other"] != starts["architecture"] and len(first) == 3 + 2
 
 
 def test_a_row_is_what_became_of_its_pretraining(results):
     stopped = {"stopped": "pretraining stopped at step 2"}
-    assert ablations._work(load_profile("tiny").model_dump(), "drawn", "row", "client", stopped) == stopped
+    job = {"settings": load_profile("tiny").model_dump(), "title": "row", "client": "client", "gpus": []}
+    assert ablations._work(job, "drawn", stopped) == stopped
     assert not results.exists()
 
 
 def test_workers_that_do_not_share_the_results_are_found_out(results, monkeypatch, capsys):
     monkeypatch.setattr(ablations, "_client", lambda *_: contextlib.nullcontext())
-    monkeypatch.setattr(ablations, "_spread", lambda _client, rows, *_: {title: {"run": "elsewhere"} for title in rows})
+    trained = lambda _client, rows, *_: {title: {"run": "elsewhere"} for title in rows}  # noqa: E731
+    monkeypatch.setattr(ablations, "_train_on_workers", trained)
     with pytest.raises(InputError, match="These rows failed: full method, no content, dead skips"):
         ablations.train_rows("tiny", workers=2)
     assert "the workers must share this results/" in capsys.readouterr().out

@@ -20,13 +20,14 @@ from cartoonlib.profile import LOSSES
 from cartoonlib.report import metrics
 from cartoonlib.runs import store, training
 from cartoonlib.runs.guards import TrainingStopped
+from cartoonlib.runs.loop import Loop
 from cartoonlib.runs.store import Run
 from cartoonlib.runs.training import pretrain, train
 from cartoonlib.step import build_generator
 
 
 def log_without_seconds(folder):
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
@@ -49,13 +50,13 @@ def break_at(monkeypatch, step: int):
 def keep_checkpoints(monkeypatch) -> list[dict]:
     """The state of both networks and optimizers when a loop ends, which finish() throws away."""
     states = []
-    finish = training._Loop.finish
+    finish = Loop.finish
 
     def finish_and_keep(self, *arguments, **about):
         states.append({name: part.state_dict() for name, part in self.parts.items()})
         return finish(self, *arguments, **about)
 
-    monkeypatch.setattr(training._Loop, "finish", finish_and_keep)
+    monkeypatch.setattr(Loop, "finish", finish_and_keep)
     return states
 
 
@@ -165,11 +166,13 @@ def test_a_run_of_older_code_is_used_and_said_to_be_so(finished, face_set, carto
 def test_what_names_a_run(tmp_path, monkeypatch, face_set, cartoon_set):
     """Another seed, weight or style is another run; rows that differ in loss weights share their pretraining."""
     monkeypatch.setattr(training, "_finished", lambda folder, _progress: folder.name)  # names only
-    runs = [(TINY, "drawn"), (TINY.replace(seed=1), "drawn"), (TINY.replace(weights={"content": 0}), "drawn"), (TINY, "other")]
+    others = TINY.replace(seed=1), TINY.replace(weights={"content": 0.0})
+    runs = [(TINY, "drawn"), *((profile, "drawn") for profile in others), (TINY, "other")]
     names = {train(profile, tmp_path, face_set, cartoon_set, style, progress=silent) for profile, style in runs}
     assert len(names) == 4
     base = pretrain(TINY, tmp_path, face_set, silent)
-    assert pretrain(TINY.replace(weights={"content": 0, "texture": 3}, segments=9, ema=0.9), tmp_path, face_set, silent) == base
+    same = TINY.replace(weights={"content": 0.0, "texture": 3.0}, segments=9, ema=0.9)
+    assert pretrain(same, tmp_path, face_set, silent) == base
     changes = [{"seed": 1}, {"skips": False}, {"slope": 0.1}, {"batch": 3}, {"pretrain_steps": 5}]
     others = {pretrain(TINY.replace(**change), tmp_path, face_set, silent) for change in changes}
     assert len(others | {base}) == 6
@@ -230,12 +233,12 @@ def test_the_faces_that_are_watched_can_be_others(tmp_path, face_set, cartoon_se
 def test_what_a_run_leaves(finished, face_set, cartoon_set):
     folder, run, _ = finished("fp32")
     generator = load_generator(run.folder / "generator.safetensors")
-    settings = {"slope": 0.2, "tanh": False, "skips": True, "filter_eps": 0.01, "filter_radius": 2, "padding": "replicate"}
-    assert generator.settings() == settings
+    settings = {"slope": 0.2, "tanh": False, "skips": True, "padding": "replicate"}
+    assert generator.settings() == settings | {"filter_eps": 0.01, "filter_radius": 2}
     assert not generator.training and count_parameters(generator) == 0
     with safe_open(run.folder / "generator.safetensors", framework="pt") as file:
         assert json.loads(file.metadata()["about"])["title"] == "drawn, full method"
-    summary = json.loads((run.folder / "summary.json").read_text())
+    summary = json.loads((run.folder / "summary.json").read_text(encoding="utf-8"))
     assert Run.open(run.folder).summary == summary == run.summary
     assert (summary["steps"], summary["dtype"]) == (8, "torch.float32")
     assert summary["data"] == [face_set.hash, cartoon_set.hash]
@@ -253,7 +256,7 @@ def losses_of_a_row():
 
 
 def test_a_style_trains_with_its_own_settings(tmp_path, face_set, cartoon_set):
-    own = {"train_steps": 2, "content": 0.0, "texture": 0.5}
+    own = {"train_steps": 2, "weights": {"content": 0.0, "texture": 0.5}}
     profile = TINY.replace(style_settings={"drawn": own})
     run, plain = (
         train(p, tmp_path, face_set, cartoon_set, "drawn", progress=silent)
@@ -262,7 +265,8 @@ def test_a_style_trains_with_its_own_settings(tmp_path, face_set, cartoon_set):
     assert run.folder == plain.folder == store.train_folder(profile, tmp_path, face_set, cartoon_set, "drawn")
     assert run.summary["steps"] == 2
     (row,) = run.log()
-    assert row["total"] == pytest.approx(sum(getattr(profile.of("drawn").weights, key) * row[key] for key in LOSSES), rel=1e-4)
+    weights = profile.of("drawn").weights
+    assert row["total"] == pytest.approx(sum(getattr(weights, key) * row[key] for key in LOSSES), rel=1e-4)
     folders = [store.train_folder(p, tmp_path, face_set, cartoon_set, "other") for p in (profile, TINY)]
     assert folders[0] == folders[1]
 
@@ -277,7 +281,7 @@ def test_the_averaged_generator_is_the_one_that_is_kept(finished):
 def test_the_total_is_the_weighted_sum(finished):
     _, run, _ = finished("fp32")
     row = run.log()[-1]
-    weighted = sum(getattr(TINY, name) * row[name] for name in losses_of_a_row()[:7])
+    weighted = sum(getattr(TINY.weights, name) * row[name] for name in losses_of_a_row()[:7])
     assert row["total"] == pytest.approx(weighted, rel=1e-4)
 
 
@@ -386,13 +390,13 @@ def leaves(tensor: torch.Tensor) -> set[int]:
 def test_each_update_reaches_its_own_networks_only(tmp_path, monkeypatch, face_set, cartoon_set):
     """The original's discriminator updates send gradients through the generator, and VGG19's weights collect them."""
     networks, reached, frozen = {}, {}, []
-    loop = training._Loop.__init__
+    begin = Loop.__init__
 
     def init(self, *arguments):
-        loop(self, *arguments)
+        begin(self, *arguments)
         networks.update({name: part for name, part in self.parts.items() if isinstance(part, torch.nn.Module)})
 
-    monkeypatch.setattr(training._Loop, "__init__", init)
+    monkeypatch.setattr(Loop, "__init__", init)
     for name in ("content", "structure", "color", "total_variation", "landmark", "surface", "texture",
                  "discriminator"):  # fmt: skip
 

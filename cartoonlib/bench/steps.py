@@ -48,7 +48,7 @@ def ours(p: Profile, faces: ImageSet, cartoons: ImageSet) -> Stepper:
     accelerator = training.make_accelerator(p)
     perceptual = vgg19_without_download() if p.perceptual == "vgg19" else None  # a benchmark must not download
     update = TrainStep(p, accelerator, perceptual=perceptual)
-    return Stepper(update, training.train_batches(p, faces, cartoons, accelerator))
+    return Stepper(update, training.TrainBatches(p, faces, cartoons, accelerator))
 
 
 def pretraining(p: Profile, faces: ImageSet) -> Stepper:

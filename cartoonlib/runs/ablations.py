@@ -19,9 +19,10 @@ import torch
 from .. import files
 from ..dataset.sets import Sets
 from ..files import InputError
-from ..profile import Profile, load_profile, profile_of, read_yaml
+from ..profile import Profile, profile_of
 from .guards import TrainingStopped
 from .parallel import is_whole, run, run_folder, show_line, silent
+from .profiles import load_profile, read_yaml
 from .store import runs_folder
 
 
@@ -42,27 +43,38 @@ def train_rows(name: str, workers: int, scheduler: str | None = None) -> None:
     style = next(iter(sets.cartoons))
     rows = {title: row for group in ablation_rows(profile).values() for title, row in group.items()}
     folders = {title: run_folder(row, sets, style) for title, row in rows.items()}  # sets are prepared here, once
-    before = {title: run_folder(row, sets, None) for title, row in rows.items()}
+    pretrainings = {title: run_folder(row, sets, None) for title, row in rows.items()}
     missing = {title: row for title, row in rows.items() if not is_whole(folders[title])}
     show_line(f"{len(rows)} rows in style {style}, {len(rows) - len(missing)} of them trained before", keep=True)
-    ended = {}
+    results = {}
     if missing:
         with _client(workers, scheduler) as client:
-            ended = _spread(client, missing, before, folders, style)
-    for title, end in ended.items():
-        if "run" in end and not is_whole(folders[title]):
-            ended[title] = {"failed": f"trained, but not into {runs_folder(profile)}: the workers must share this results/"}
-    stopped, failed = ([title for title, end in ended.items() if what in end] for what in ("stopped", "failed"))
+            gpus = [] if scheduler else _gpus()
+            results = _train_on_workers(client, missing, pretrainings, folders, style, gpus)
+    elsewhere = f"trained, but not into {runs_folder(profile)}: the workers must share this results/"
+    for title, result in results.items():
+        if "run" in result and not is_whole(folders[title]):
+            results[title] = {"failed": elsewhere}
+    stopped = [title for title, result in results.items() if "stopped" in result]
+    failed = [title for title, result in results.items() if "failed" in result]
     trained = len(rows) - len(stopped) - len(failed)
     print(f"{len(rows)} rows: {trained} trained, {len(stopped)} stopped, {len(failed)} failed")
     for title in stopped + failed:
-        print(f"{title}: {_text(ended[title])}")
+        print(f"{title}: {_in_words(results[title])}")
     if failed:
         raise InputError(f"These rows failed: {', '.join(failed)}. The same command tries them again.")
 
 
-def _spread(client, rows: dict[str, Profile], before: dict, folders: dict[str, Path], style: str) -> dict[str, dict]:
-    """Have the workers train the rows; title -> what became of it, see _work."""
+def _gpus() -> list[str]:
+    """Names of the GPUs of this machine, as CUDA_VISIBLE_DEVICES has them."""
+    count = torch.cuda.device_count()
+    return os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",") if count else []
+
+
+def _train_on_workers(
+    client, rows: dict[str, Profile], pretrainings: dict[str, Path], folders: dict[str, Path], style: str, gpus: list
+) -> dict[str, dict]:
+    """Title -> the result of each row, see _work; `pretrainings` and `folders` are those of its two runs."""
     from distributed import Event, as_completed
 
     if not client.nthreads():
@@ -71,45 +83,49 @@ def _spread(client, rows: dict[str, Profile], before: dict, folders: dict[str, P
         client.subscribe_topic(f"progress of {client.id}", lambda event: show_line(event[1]))
     futures = {}
     for title, row in rows.items():
-        job = row.model_dump()
-        pretrained = _submit(client, before[title], job, None, title)
-        futures[_submit(client, folders[title], job, style, title, pretrained)] = title
-    ended = {}
+        # A job has the name of its folder, so that rows with the same pretraining share one job for it.
+        job = {"settings": row.model_dump(), "title": title, "client": client.id, "gpus": gpus}
+        pretrained = client.submit(_work, job, None, None, key=pretrainings[title].name)
+        futures[client.submit(_work, job, style, pretrained, key=folders[title].name)] = title
+    results = {}
     try:
         for future in as_completed(futures):
             title, error = futures[future], future.exception()
-            ended[title] = {"failed": str(error)} if error else future.result()
-            show_line(f"{len(ended)}/{len(futures)} {title}: {_text(ended[title]).splitlines()[-1]}", keep=True)
+            results[title] = {"failed": str(error)} if error else future.result()
+            last_line = _in_words(results[title]).splitlines()[-1]
+            show_line(f"{len(results)}/{len(futures)} {title}: {last_line}", keep=True)
     except KeyboardInterrupt:
         Event(client.id, client).set()  # rows that have begun end too; they go on from their last checkpoints
         raise
-    return ended
+    return results
 
 
-def _submit(client, folder: Path, settings: dict, style: str | None, title: str, before=None):
-    """The future of a job under the name of its folder, so that jobs with one folder are one job."""
-    return client.submit(_work, settings, style, title, client.id, before, key=folder.name)
+def _work(job: dict, style: str | None, pretrained: dict | None) -> dict:
+    """What a worker does: train one row, or its pretraining (style: None), unless the pretraining came to nothing.
 
-
-def _work(settings: dict, style: str | None, title: str, client: str, before: dict | None) -> dict:
-    """What a worker does: one job, unless its pretraining, `before`, came to nothing.
-
-    Returns what became of it: {"run": its folder's name}, {"stopped": why it collapsed} or {"failed": why}.
+    Args:
+        job: the row's settings as plain values, its title, the id of the client that asks for it, and the GPUs that
+            workers share: each takes one, by its number; with none it sees what it was started with.
+        pretrained: the result of the pretraining, if this is not it.
+    Returns:
+        {"run": its folder's name}, {"stopped": why it collapsed} or {"failed": why}.
     """
     from distributed import Event, get_worker
 
-    if before is not None and "run" not in before:
-        return before
-    worker, cancelled = get_worker(), Event(client)
+    if pretrained is not None and "run" not in pretrained:
+        return pretrained
+    worker, cancelled = get_worker(), Event(job["client"])
+    if gpus := job["gpus"]:  # before CUDA is first used in this process
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[worker.name % len(gpus)]
 
     def progress(line: str) -> None:
         if cancelled.is_set():
             raise InputError("stopped with the command that started it")
-        worker.log_event(f"progress of {client}", line)
+        worker.log_event(f"progress of {job['client']}", line)
 
     try:
-        profile = profile_of(settings)
-        return {"run": run(profile, Sets(profile, silent), style, title, progress).folder.name}
+        profile = profile_of(job["settings"])
+        return {"run": run(profile, Sets(profile, silent), style, job["title"], progress).folder.name}
     except TrainingStopped as reason:
         return {"stopped": str(reason)}
     except InputError as problem:
@@ -118,16 +134,15 @@ def _work(settings: dict, style: str | None, title: str, client: str, before: di
         return {"failed": traceback.format_exc()}
 
 
-def _text(end: dict) -> str:
-    ((what, text),) = end.items()
-    return f"trained, {text}" if what == "run" else text
+def _in_words(result: dict) -> str:
+    return f"trained, {result['run']}" if "run" in result else next(iter(result.values()))
 
 
 @contextlib.contextmanager
 def _client(workers: int, scheduler: str | None) -> Iterator:
     """A Dask client of a scheduler elsewhere, or of one here with that many workers, on the loopback device alone."""
     import dask
-    from distributed import Client, Nanny, Scheduler, SpecCluster
+    from distributed import Client, LocalCluster
 
     if scheduler is not None:
         try:
@@ -138,24 +153,17 @@ def _client(workers: int, scheduler: str | None) -> Iterator:
             yield client
         return
     threads = max(1, torch.get_num_threads() // workers)
-    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count())))).split(",")
     settings = {
-        # In place of Dask's own, which also hand freed memory back at once: see steps._keep_freed_memory.
+        # In place of Dask's own, which also hand freed memory back at once: see device.keep_freed_memory.
         "distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
         "distributed.worker.profile.enabled": False,  # it looks at the running job a hundred times a second
     }
-    options = {"host": "127.0.0.1", "nthreads": 1, "memory_limit": 0, "silence_logs": logging.CRITICAL}
+    options = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "threads_per_worker": 1, "memory_limit": 0}
     with tempfile.TemporaryDirectory() as folder, dask.config.set(settings | {"temporary-directory": folder}):
-        nannies = {
-            number: {"cls": Nanny, "options": options | {"env": {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]}}}
-            for number in range(workers)
-        }
-        web = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
-        server = {"cls": Scheduler, "options": {"host": "127.0.0.1"} | web}
         # Workers inherit that Ctrl-C is ignored: on a terminal it reaches them too, and ending them is left to Dask.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            cluster = SpecCluster(nannies, server, silence_logs=logging.CRITICAL)
+            cluster = LocalCluster(n_workers=workers, silence_logs=logging.CRITICAL, **options)
         finally:
             signal.signal(signal.SIGINT, handler)
         with cluster, Client(cluster) as client:

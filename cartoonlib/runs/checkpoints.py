@@ -27,7 +27,7 @@ def save(folder: Path, step: int, state: dict) -> None:
 def load(folder: Path, tell: Callable[[int, str], None]) -> dict | None:
     """The state of the newest checkpoint whose content has the hash of its name; None when there is none.
 
-    Damaged ones are told of, with their step, and passed over. Nothing in a file can run code (weights_only).
+    `tell` hears of damaged ones, with their step; they are not used. No file can run code (weights_only).
     """
     for path in _newest_first(folder):
         content = path.read_bytes()
@@ -45,12 +45,12 @@ def discard(folder: Path, after: int = -1) -> None:
 
 
 def events(folder: Path) -> list[dict]:
-    """What befell a run, one dict each: step, event (a sentence), and `halved`, the rates that were halved then."""
+    """What happened to a run, one dict each: step, event (a sentence), `halved` (the rates that were halved then)."""
     return read_lines(folder / EVENTS)
 
 
 def add_event(folder: Path, step: int, event: str, halved: tuple[str, ...] = ()) -> None:
-    """Keep what befell a run, beside what did before; once, though it may be found again at the next start."""
+    """Note what happened to a run, after what did before; once, though it may be found again at the next start."""
     row, before = {"step": step, "event": event, "halved": list(halved)}, events(folder)
     if halved or row not in before:
         write_lines(folder / EVENTS, [*before, row])
@@ -58,7 +58,7 @@ def add_event(folder: Path, step: int, event: str, halved: tuple[str, ...] = ())
 
 def read_lines(path: Path) -> list[dict]:
     """The JSON values of a file with one on each line; none when there is no file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def write_lines(path: Path, rows: list[dict]) -> None:

@@ -7,6 +7,7 @@ same results/ is seen.
 """
 
 import contextlib
+import gc
 import json
 import os
 import shutil
@@ -15,15 +16,17 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from ..dataset.sets import Sets
 from ..files import InputError
-from ..profile import Profile, load_profile, profile_of
+from ..profile import Profile, profile_of
 from . import store, training
 from .guards import TrainingStopped
+from .profiles import load_profile
 from .store import Run, runs_folder
 
 
@@ -109,9 +112,9 @@ def _launch(profile: Profile, style: str | None, title: str, progress: Callable)
     problem, pipe = None, subprocess.PIPE
     with (
         tempfile.TemporaryDirectory() as logs,  # empty ones, which would stay behind elsewhere
-        tempfile.TemporaryFile("w+") as errors,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as errors,
         subprocess.Popen(
-            [*command, "--log_dir", logs, *task], stdin=pipe, stdout=pipe, stderr=errors, text=True
+            [*command, "--log_dir", logs, *task], stdin=pipe, stdout=pipe, stderr=errors, encoding="utf-8"
         ) as process,
     ):
         with process.stdin:  # closing it ends the processes, see _end_with_parent
@@ -130,30 +133,39 @@ def _launch(profile: Profile, style: str | None, title: str, progress: Callable)
 
 
 def _read(line: str) -> tuple[str, str]:
-    """(what, text) of a line that run_launched wrote; ("", "") of what else is printed there."""
+    """(kind, text) of a line that run_launched wrote; ("", "") of what else is printed there."""
     try:
-        ((what, text),) = json.loads(line).items()
+        ((kind, text),) = json.loads(line).items()
     except (ValueError, AttributeError):
         return "", ""
-    return what, text
+    return kind, text
 
 
 def run_launched(job: str) -> None:
-    """What each process of _launch does: the job, saying how it goes in lines of JSON with one key."""
-
-    def say(what: str, text: str) -> None:
-        sys.stdout.write(json.dumps({what: text}) + "\n")  # in one piece, which print does not do: lines would mix
-        sys.stdout.flush()
-
+    """What each process of _launch does: the job, telling its progress in lines of JSON with one key."""
     _end_with_parent()
     try:
         job = json.loads(job)
         profile = profile_of(job["settings"])
-        run(profile, Sets(profile, silent), job["style"], job["title"], lambda line: say("progress", line))
+        run(profile, Sets(profile, silent), job["style"], job["title"], partial(_tell_parent, "progress"))
     except InputError as problem:
-        say(type(problem).__name__, str(problem))
+        _tell_parent(type(problem).__name__, str(problem))
         sys.exit(1)
+    _leave_the_others()
+
+
+def _leave_the_others() -> None:
+    """End this process's part in the group of processes.
+
+    The networks are freed first: threads of gloo that still held them aborted the process at its end now and then.
+    """
+    gc.collect()
     torch.distributed.destroy_process_group()
+
+
+def _tell_parent(kind: str, text: str) -> None:
+    sys.stdout.write(json.dumps({kind: text}) + "\n")  # in one piece, which print does not do: lines would mix
+    sys.stdout.flush()
 
 
 def _end_with_parent() -> None:
@@ -161,20 +173,20 @@ def _end_with_parent() -> None:
 
     Otherwise a kernel that is killed would leave its processes training, beside those that the next one starts.
     """
+    threading.Thread(target=_exit_when_input_closes, daemon=True).start()
 
-    def watch() -> None:
-        os.read(0, 1)
-        os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+def _exit_when_input_closes() -> None:
+    os.read(0, 1)
+    os._exit(1)
 
 
 def train_styles(name: str, styles: list[str]) -> None:
     """Train some styles of a profile, all of them when none is named; under `accelerate launch` in its processes."""
     shared = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    show = show_line if first_process() else silent
+    progress = show_line if first_process() else silent
     profile = load_profile(name)
-    sets = Sets(profile, show)
+    sets = Sets(profile, progress)
     with training.make_accelerator(profile).main_process_first() if shared else contextlib.nullcontext():
         _ = sets.faces  # prepared by the first process while the others wait
         known = list(sets.cartoons)
@@ -183,8 +195,8 @@ def train_styles(name: str, styles: list[str]) -> None:
             raise InputError(f"Profile {name} has no style `{style}`: choose of {', '.join(known)}.")
     for style in styles or known:
         start = run if shared else train
-        finished = start(profile, sets, style, "full method", show)
+        finished = start(profile, sets, style, "full method", progress)
         if first_process():
             print(f"{style}: {finished.folder}")
     if shared:
-        torch.distributed.destroy_process_group()
+        _leave_the_others()

@@ -43,7 +43,7 @@ class Run:
         path = folder / "summary.json"
         if not path.exists():
             raise InputError(f"{folder} holds no finished run: run the notebook that trains it first (make reproduce).")
-        return cls(folder, json.loads(path.read_text()))
+        return cls(folder, json.loads(path.read_text(encoding="utf-8")))
 
     def generator(self, device: torch.device | str = "cpu") -> Generator:
         """Its averaged generator. InputError when the file is not the one that the run wrote."""
@@ -62,7 +62,7 @@ class Run:
         return checkpoints.read_lines(self.folder / "metrics.jsonl")
 
     def events(self) -> list[dict]:
-        """What befell it, if anything did: damaged checkpoints, rates that were halved. See checkpoints.events."""
+        """What happened to it: damaged checkpoints, rates that were halved. See checkpoints.events."""
         return checkpoints.events(self.folder)
 
     def samples(self) -> dict[int, np.ndarray]:
@@ -95,7 +95,8 @@ def code_hash() -> str:
     """
     package = Path(__file__).parent.parent
     definitions = []
-    for path in (*package.glob("*.py"), package / "dataset" / "batches.py", package / "runs" / "training.py"):
+    rooms = package / "dataset" / "batches.py", package / "runs" / "loop.py", package / "runs" / "training.py"
+    for path in (*package.glob("*.py"), *rooms):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         definitions += [_without_docstrings(node) for node in tree.body if not isinstance(node, _NO_DEFINITIONS)]
     return hashlib.sha256("\n".join(sorted(definitions)).encode()).hexdigest()[:8]
