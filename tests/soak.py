@@ -114,7 +114,7 @@ def _timeless(content):
 
 
 def in_a_process(task, *arguments, threads: int = 1) -> tuple[int, int]:
-    """(process, pipe) of a fork of this process, which has used no threads yet; what the task says comes by the pipe."""
+    """(process, pipe) of a fork of this process, which has used no threads yet; what the task says is in the pipe."""
     source, sink = os.pipe()
     process = os.fork()
     if process:
@@ -136,7 +136,7 @@ def whole(home: Path, settings: dict, threads: int = 1) -> dict[str, float]:
     """Make the small run, or go on with it, to its end; the seconds of each stage."""
     process, source = in_a_process(small_run, home, settings, threads=threads)
     begun = []
-    with open(source) as lines:
+    with open(source, encoding="utf-8") as lines:
         for line in lines:
             begun.append((line.strip(), time.monotonic()))
     _, status = os.waitpid(process, 0)
@@ -149,7 +149,7 @@ def whole(home: Path, settings: dict, threads: int = 1) -> dict[str, float]:
 def killed_in(stage: str, seconds: float, home: Path, settings: dict) -> None:
     """The small run, killed so many seconds after the stage has begun."""
     process, source = in_a_process(small_run, home, settings)
-    with open(source) as lines:
+    with open(source, encoding="utf-8") as lines:
         for line in lines:
             if line.strip() == stage:
                 break
@@ -210,18 +210,19 @@ def kills(work: Path, number: int) -> dict:
 
 
 def reproduce(home: Path, seconds: float | None = None) -> float:
-    """`make reproduce PROFILE=smoke` below home, killed with all its kernels after so many seconds; how long it took."""
-    environment = os.environ | {"CARTOONLIB_RESULTS": str(home / "results"), "CARTOONLIB_PROCESSED": str(home / "processed")}
+    """`make reproduce PROFILE=smoke` below home, killed with its kernels after so many seconds; how long it took."""
+    folders = {"CARTOONLIB_RESULTS": str(home / "results"), "CARTOONLIB_PROCESSED": str(home / "processed")}
     command = [sys.executable, "-m", "cartoonlib.report", "reproduce", "smoke"]
     started = time.monotonic()
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, env=os.environ | folders, stderr=subprocess.PIPE, encoding="utf-8") as process:
         try:
             _, said = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             return seconds
         finally:
             if process.poll() is None:
-                kernels = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+                children = ["pgrep", "-P", str(process.pid)]
+                kernels = subprocess.run(children, capture_output=True, encoding="utf-8").stdout.split()
                 for one in (process.pid, *map(int, kernels)):
                     os.kill(one, signal.SIGKILL)
     if process.returncode:
@@ -233,7 +234,7 @@ def reproductions(work: Path, number: int) -> dict:
     """Kill the command at random moments; its next start must end with the same metrics."""
 
     def numbers(home: Path) -> list:
-        rows = json.loads((home / "results/smoke/metrics.json").read_text())["metrics"]
+        rows = json.loads((home / "results/smoke/metrics.json").read_text(encoding="utf-8"))["metrics"]
         return [row for row in rows if row["metric"] != "milliseconds"]
 
     duration = reproduce(work / "undisturbed") if number else 0.0
@@ -249,7 +250,8 @@ def reproductions(work: Path, number: int) -> dict:
         except RuntimeError as error:
             problems.append(f"killed after {moment:.0f} s: {error}")
         shutil.rmtree(home)
-        print(f"make reproduce killed after {moment:.0f} of {duration:.0f} s: {i + 1 - len(problems)} / {i + 1}", flush=True)
+        survived = i + 1 - len(problems)
+        print(f"make reproduce killed after {moment:.0f} of {duration:.0f} s: {survived} / {i + 1}", flush=True)
     return {"seed": SEED, "tried": number, "survived": number - len(problems), "problems": problems}
 
 
@@ -317,6 +319,7 @@ def bad_data(work: Path) -> dict:
     images = prepare(str(folder), 64, test_fraction=0.2, kind="cartoons", progress=silent)
     kept = {entry["file"] for entry in images.manifest}
     reasons = {item["file"]: item["reason"] for item in images.rejected}
+    kinds = sorted({reason.split(":")[0] for reason in reasons.values()})
     return {
         "seed": SEED,
         "hostile": HOSTILE,
@@ -324,7 +327,7 @@ def bad_data(work: Path) -> dict:
         "good_lost": sorted(good - kept),
         "hostile_kept": sorted(kept - good),
         "without_a_reason": HOSTILE - len(reasons.keys() - good) - len(kept - good),
-        "reasons": {r: sum(x.startswith(r) for x in reasons.values()) for r in sorted({x.split(":")[0] for x in reasons.values()})},
+        "reasons": {kind: sum(reason.startswith(kind) for reason in reasons.values()) for kind in kinds},
         "seconds": round(time.monotonic() - started, 1),
     }
 
@@ -333,11 +336,12 @@ def bad_data(work: Path) -> dict:
 
 
 def threads(work: Path) -> dict:
-    """A run of smoke's size on one thread and on two: how many metrics are equal, and which leave the intervals of one."""
+    """A run of smoke's size on one thread and on two: how many metrics are equal, and which leave the intervals."""
     rows = []
     for number in (1, 2):
         whole(work / str(number), {}, threads=number)
-        rows.append(json.loads((work / str(number) / "results/soak/metrics.json").read_text())["metrics"])
+        path = work / str(number) / "results" / "soak" / "metrics.json"
+        rows.append(json.loads(path.read_text(encoding="utf-8"))["metrics"])
     outside = [f"{a['variant']}, {a['metric']}" for a, b in zip(*rows) if not a["low"] <= b["value"] <= a["high"]]
     equal = sum(a["value"] == b["value"] for a, b in zip(*rows))
     return {"n": rows[0][0]["n"], "metrics": len(rows[0]), "equal": equal, "outside": outside}
@@ -353,7 +357,7 @@ def main() -> None:
     if unknown := set(given.parts) - set(parts):
         parser.error(f"unknown: {', '.join(unknown)}")
     target = files.RESULTS / "soak.json"
-    results = json.loads(target.read_text())["soak"] if target.exists() else {}
+    results = json.loads(target.read_text(encoding="utf-8"))["soak"] if target.exists() else {}
     for name in given.parts or parts:
         with tempfile.TemporaryDirectory() as work:
             started = time.monotonic()
@@ -371,8 +375,9 @@ def told(results: dict) -> bool:
     tried = survived = 0
     for name in ("kills", "reproductions"):
         if name in results:
-            tried += results[name]["tried"] if name == "reproductions" else sum(results[name]["tried"].values())
-            survived += results[name]["survived"] if name == "reproductions" else sum(results[name]["survived"].values())
+            of_stages = name == "kills"  # a number a stage
+            tried += sum(results[name]["tried"].values()) if of_stages else results[name]["tried"]
+            survived += sum(results[name]["survived"].values()) if of_stages else results[name]["survived"]
     print(f"survived / tried: {survived} / {tried}")
     same = results.get("kills", {}).get("twice_the_same_bits", True)
     bad = results.get("bad_data", {"good_lost": [], "without_a_reason": 0})

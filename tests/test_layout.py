@@ -1,4 +1,4 @@
-"""The house stays in order: arrows between the rooms, sizes of files and functions, encodings, no address of a machine."""
+"""Arrows between the rooms, sizes of files and functions, encodings of text files, and no address of a machine."""
 
 import ast
 import re
@@ -16,7 +16,7 @@ SOURCES = [*MODULES, *sorted((ROOT / "tests").rglob("*.py"))]
 METHOD_LINES, LIBRARY_LINES, FILE_LINES, FUNCTION_LINES, COLUMNS = 1600, 6000, 300, 50, 120
 
 # Put together here, so that this file does not name them itself.
-REGISTRIES = [".".join(parts) for parts in (("pypi", "org"), ("pythonhosted", "org"), ("npmjs", "org"), ("anaconda", "org"))]
+REGISTRIES = [f"{name}.org" for name in ("pypi", "pythonhosted", "npmjs", "anaconda")]
 FOLDERS = [f"/{name}/" for name in ("home", "root", "work", "opt", "Users")]
 
 
@@ -48,6 +48,7 @@ def test_the_rooms_import_each_other_in_one_direction():
     [
         ("losses.py", "from .dataset import sets"),  # the method looks into a room
         ("networks.py", "from . import step"),  # against the method's own order
+        ("media/pictures.py", "from ..dataset import sets"),
         ("dataset/sets.py", "from ..runs import store"),
         ("runs/store.py", "from ..report import tables"),
         ("report/tables.py", "from ..bench import timing"),
@@ -72,9 +73,13 @@ def count(path: Path) -> int:
     return len(read(path).splitlines())
 
 
-def test_the_method_and_the_library_are_thin():
+def test_the_method_is_thin():
     assert sum(map(count, LIBRARY.glob("*.py"))) <= METHOD_LINES
-    assert sum(map(count, MODULES)) <= LIBRARY_LINES
+
+
+def test_the_library_is_thin():
+    rooms = {folder.name: sum(map(count, folder.rglob("*.py"))) for folder in LIBRARY.iterdir() if folder.is_dir()}
+    assert sum(map(count, MODULES)) <= LIBRARY_LINES, rooms
 
 
 def test_no_file_of_the_library_is_long():
