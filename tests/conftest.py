@@ -8,10 +8,9 @@ import torch
 from PIL import Image
 
 from cartoonlib import features, landmarks
-from cartoonlib.dataset.faces import align
 from cartoonlib.dataset.prepare import ImageSet
 from cartoonlib.images import to_tensor
-from cartoonlib.media.faces import detect_faces
+from cartoonlib.media.faces import align, detect_faces
 from cartoonlib.profile import Profile
 
 SIDE = 36  # of the sets: 1.125 times 32

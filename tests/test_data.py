@@ -15,9 +15,9 @@ from PIL import Image, ImageCms
 from cartoonlib import files
 from cartoonlib.dataset import catalogue, origins
 from cartoonlib.dataset.catalogue import Source
-from cartoonlib.dataset.faces import CANONICAL
 from cartoonlib.dataset.prepare import join_sets, prepare
 from cartoonlib.files import InputError
+from cartoonlib.media.faces import CANONICAL
 from cartoonlib.media.pictures import read_picture
 from cartoonlib.report.book import Report
 

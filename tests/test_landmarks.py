@@ -9,10 +9,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 from cartoonlib import files, landmarks
-from cartoonlib.dataset.faces import CANONICAL, align, cut_off
 from cartoonlib.files import InputError
 from cartoonlib.landmarks import Square, landmark_network, soft_argmax
-from cartoonlib.media.faces import detect_faces
+from cartoonlib.media.faces import CANONICAL, align, cut_off, detect_faces
 from cartoonlib.report.detector import FaceApiLandmarks
 
 SIDE = 144

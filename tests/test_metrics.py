@@ -9,10 +9,10 @@ from PIL import Image
 from torch import nn
 
 from cartoonlib.dataset import catalogue
-from cartoonlib.dataset.faces import align
 from cartoonlib.files import InputError
 from cartoonlib.images import center_crop
 from cartoonlib.media import faces
+from cartoonlib.media.faces import align
 from cartoonlib.report import london, metrics
 from cartoonlib.report.metrics import Evaluator, flatness, frechet, kid, landmark_errors, mean_estimate
 

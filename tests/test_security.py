@@ -12,7 +12,7 @@ import yaml
 from safetensors import SafetensorError
 
 from cartoonlib import files, networks
-from cartoonlib.dataset import downloads
+from cartoonlib.dataset import folders
 from cartoonlib.dataset.prepare import ImageSet
 from cartoonlib.files import InputError
 from cartoonlib.runs.profiles import load_profile
@@ -101,7 +101,7 @@ def test_what_is_fetched_is_named_with_its_hash():
     for line in (files.ROOT / "requirements.lock").read_text(encoding="utf-8").split("\n\n"):
         assert all("--hash=sha256:" in block for block in re.split(r"\n(?=\S)", line) if "==" in block.split("\n")[0])
     assert "load_weights" in (files.ROOT / "cartoonlib" / "features.py").read_text(encoding="utf-8")
-    assert downloads.npm_package.__doc__ and "SHA-256" in downloads.npm_package.__doc__
+    assert "SHA-256" in folders.npm_package.__doc__
 
 
 def test_jupyterlab_listens_on_loopback_with_its_token():

@@ -2,11 +2,9 @@
 
 import difflib
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import yaml
 
 from .. import files
@@ -36,19 +34,6 @@ class Source:
     def path(self) -> Path:
         """The folder or video of the set."""
         return files.RAW / self.folder
-
-
-@dataclass(frozen=True)
-class RawImage:
-    """An image as it came: its name within the set, its licence, its bytes, and how to decode these.
-
-    decode: bytes -> uint8 (H, W, 3) RGB; raises InputError when they are no picture.
-    """
-
-    name: str
-    licence: str
-    content: bytes
-    decode: Callable[[bytes], np.ndarray]
 
 
 def sources() -> dict[str, Source]:
@@ -93,11 +78,8 @@ def listing(source: Source) -> list[Path]:
     if not source.path.is_dir():
         raise InputError(f"{source.title}: there is no folder {source.path}. {source.get}")
     readable = suffixes()
-    found = sorted(
-        path
-        for path in source.path.glob(source.glob)
-        if path.suffix.lower() in readable and path.is_file() and not path.name.startswith(".")
-    )
+    paths = sorted(path for path in source.path.glob(source.glob) if path.suffix.lower() in readable)
+    found = [path for path in paths if path.is_file() and not path.name.startswith(".")]
     if not found:
         raise InputError(f"{source.title}: the folder {source.path} holds no images. {source.get}")
     return found

@@ -1,14 +1,18 @@
-"""The raw images of a set, one by one: out of folders, npm archives, wheels and films."""
+"""The raw images of a set, one by one: out of folders, npm archives, wheels and films, or drawn by DiceBear."""
 
+import colorsys
 import contextlib
 import fnmatch
 import hashlib
 import io
-from collections.abc import Iterator
-from fractions import Fraction
+import json
+import random
+import re
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import resources
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -16,11 +20,23 @@ from PIL import Image
 from ..files import InputError
 from ..media import films
 from ..media.pictures import read_picture
-from .catalogue import RawImage, Source, listing
-from .downloads import npm_package
-from .drawn import drawn_faces
+from .catalogue import Source, listing
+from .folders import npm_package
 
 FRAMES_OF_A_VIDEO, SECONDS_BETWEEN_FRAMES = 1000, 0.5  # at most, at least
+EYE_LEVEL = 0.472  # height of the eyes in an aligned face, in units of its side (faces.CANONICAL)
+
+
+class RawImage(NamedTuple):
+    """An image as it came: its name within the set, its licence, its bytes, and how to decode these.
+
+    decode: bytes -> uint8 (H, W, 3) RGB; raises InputError when they are no picture.
+    """
+
+    name: str
+    licence: str
+    content: bytes
+    decode: Callable[[bytes], np.ndarray]
 
 
 def raw_images(source: Source, side: int, limit: int = 0) -> tuple[int, Iterator[RawImage]]:
@@ -31,7 +47,7 @@ def raw_images(source: Source, side: int, limit: int = 0) -> tuple[int, Iterator
     further apart, so that the first few stand for all.
     """
     if source.drawn:
-        return source.drawn["count"], drawn_faces(source, side)
+        return source.drawn["count"], _drawn_faces(source, side)
     if source.path.is_file():
         return _frames(source, limit)
     if source.packages:
@@ -63,6 +79,7 @@ def decode(content: bytes) -> np.ndarray:
 
 
 def _packaged(source: Source) -> list[tuple[str, Path, str]]:
+    """Name, path and licence of the photos inside npm archives and wheels."""
     found = []
     for package in source.packages:
         folder = npm_package(package["name"])
@@ -97,9 +114,12 @@ def _frames_at(source: Source, times: list[float]) -> Iterator[RawImage]:
                 continue
             taken += 1
             try:
-                pixels = _square_pixels(*films.pixels(frame, stream))
+                pixels, shape = films.pixels(frame, stream)
             except InputError as problem:
                 raise InputError(f"{source.path}: {problem}.") from None
+            if shape != 1:  # times wider than high is each pixel: enlarge the frame, so that they are squares
+                size = (round(pixels.shape[1] * max(shape, 1)), round(pixels.shape[0] / min(shape, 1)))
+                pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
             unpack = partial(_unpack, shape=pixels.shape)
             yield RawImage(f"{source.path.name}@{frame.time:.2f}s", source.licence, pixels.tobytes(), unpack)
 
@@ -114,14 +134,46 @@ def _decoded(container, stream) -> Iterator:
                 yield from packet.decode()
 
 
-def _square_pixels(pixels: np.ndarray, shape: Fraction) -> np.ndarray:
-    """A frame whose pixels are `shape` times wider than high, enlarged so that they are squares."""
-    if shape == 1:
-        return pixels
-    height, width = pixels.shape[:2]
-    size = (round(width * max(shape, 1)), round(height / min(shape, 1)))
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
-
-
 def _unpack(content: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     return np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def _drawn_faces(source: Source, side: int) -> Iterator[RawImage]:
+    """Seeded vector faces of one DiceBear style, framed like the aligned photos; the bytes are the SVG's."""
+    from dicebear import Avatar, Style
+
+    drawn = source.drawn
+    definition = resources.files("dicebear_styles").joinpath(f"{drawn['style']}.json")
+    style = Style(json.loads(definition.read_text(encoding="utf-8")))
+    x, y, extent = drawn["view"]
+    view = f'viewBox="{x - extent / 2:g} {y - EYE_LEVEL * extent:g} {extent:g} {extent:g}"'
+    for index in range(drawn["count"]):
+        seed = f"{source.name}-{index:04d}"
+        svg = Avatar(style, {"seed": seed, **drawn["options"]}).to_string()
+        svg = re.sub(r'viewBox="[^"]*"', view, svg, count=1)
+        head, close, body = svg.partition("</metadata>")
+        svg = head + close + _background(random.Random(seed), x, y, extent) + body
+        yield RawImage(f"{seed}.svg", source.licence, svg.encode(), partial(_render, side=side))
+
+
+def _background(rng: random.Random, x: float, y: float, extent: float) -> str:
+    """A plain or softly graded square. Varied, or the generator would learn to paint the background one colour."""
+    hue, saturation, value = rng.random(), rng.uniform(0.05, 0.5), rng.uniform(0.3, 0.95)
+    change = rng.uniform(-0.25, 0.25) * rng.choice([0, 1])
+    stops = []
+    for offset, sign in enumerate((-1, 1)):
+        level = min(1.0, max(0.2, value + sign * change))
+        red, green, blue = colorsys.hsv_to_rgb(hue + sign * change / 6, saturation, level)
+        stops.append(f'<stop offset="{offset}" stop-color="rgb({red:.1%},{green:.1%},{blue:.1%})"/>')
+    return (
+        f'<linearGradient id="ground" gradientTransform="rotate({rng.randrange(0, 91)})">{"".join(stops)}'
+        f'</linearGradient>'
+        f'<rect x="{x - extent}" y="{y - extent}" width="{2 * extent}" height="{2 * extent}" fill="url(#ground)"/>'
+    )
+
+
+def _render(svg: bytes, side: int) -> np.ndarray:
+    import resvg_py
+
+    png = resvg_py.svg_to_bytes(svg_string=svg.decode(), width=side, height=side, skip_system_fonts=True)
+    return np.array(Image.open(io.BytesIO(bytes(png))).convert("RGB"))

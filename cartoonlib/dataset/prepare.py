@@ -19,10 +19,9 @@ from tqdm import tqdm
 from .. import files
 from ..files import InputError
 from .catalogue import Source, find, fingerprint
-from .duplicates import NearDuplicates
 from .folders import whole_folder
 from .origins import raw_images
-from .squares import Reject, squares
+from .squares import NearDuplicates, squares
 
 VERSION = 3  # of the preparation: raise it when the same raw images would give other arrays
 MARGIN = 1.125  # stored side / training size
@@ -50,10 +49,7 @@ class ImageSet:
 
     @classmethod
     def load(cls, folder: Path) -> "ImageSet":
-        """Open a prepared folder; InputError when a bit of it has changed.
-
-        numpy refuses pickles, which could run code.
-        """
+        """Open a prepared folder, without pickles, which could run code; InputError when a bit of it has changed."""
         try:
             about = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
             images, points = np.load(folder / "images.npy", mmap_mode="r"), np.load(folder / "points.npy")
@@ -74,6 +70,13 @@ class ImageSet:
         return self.images[self.split == split]
 
 
+def _hash(images: np.ndarray, points: np.ndarray, manifest: list[dict]) -> str:
+    digest = hashlib.sha256(images)  # as they lie on the disk, without a copy
+    digest.update(points.tobytes())
+    digest.update(json.dumps(manifest, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
 def join_sets(sets: list[ImageSet]) -> ImageSet:
     """Several sets of one kind and size as one, in memory; an image that is nearly one of a set before is left out.
 
@@ -82,12 +85,11 @@ def join_sets(sets: list[ImageSet]) -> ImageSet:
     if len(sets) == 1:
         return sets[0]
     images, manifest = np.concatenate([s.images for s in sets]), [entry for s in sets for entry in s.manifest]
-    repeats = _repeats(images, manifest)
-    kept = [row for row in range(len(images)) if row not in repeats]
-    left_out = [{"file": manifest[row]["file"], "reason": reason} for row, reason in repeats.items()]
-    hashes = "".join(s.hash for s in sets)
-    if left_out:
-        hashes += json.dumps(left_out)
+    near = NearDuplicates()
+    reasons = [near.reason(image, f"{entry['file']} of {entry['source']}") for image, entry in zip(images, manifest)]
+    kept = [row for row, reason in enumerate(reasons) if not reason]
+    left_out = [{"file": entry["file"], "reason": reason} for entry, reason in zip(manifest, reasons) if reason]
+    hashes = "".join(s.hash for s in sets) + (json.dumps(left_out) if left_out else "")
     return ImageSet(
         name="+".join(s.name for s in sets),
         kind=sets[0].kind,
@@ -99,24 +101,6 @@ def join_sets(sets: list[ImageSet]) -> ImageSet:
         rejected=[item for s in sets for item in s.rejected] + left_out,
         hash=hashlib.sha256(hashes.encode()).hexdigest(),
     )
-
-
-def _repeats(images: np.ndarray, manifest: list[dict]) -> dict[int, str]:
-    """Row -> reason of the images that are nearly one of an earlier row, which is of another set."""
-    near, found = NearDuplicates(), {}
-    for row, (image, entry) in enumerate(zip(images, manifest)):
-        try:
-            near.check(image, f"{entry['file']} of {entry['source']}")
-        except Reject as reason:
-            found[row] = str(reason)
-    return found
-
-
-def _hash(images: np.ndarray, points: np.ndarray, manifest: list[dict]) -> str:
-    digest = hashlib.sha256(images)  # as they lie on the disk, without a copy
-    digest.update(points.tobytes())
-    digest.update(json.dumps(manifest, sort_keys=True).encode())
-    return digest.hexdigest()
 
 
 def prepare(
@@ -142,15 +126,11 @@ def prepare(
         progress(f"{entry.title}: preparing at {size} px")
     fill = partial(_prepare, entry, side=round(size * MARGIN), limit=limit, test_fraction=test_fraction)
     images = ImageSet.load(whole_folder(folder, fill))
-    progress(_summary(images))
-    return images
-
-
-def _summary(images: ImageSet) -> str:
     held_out = int((images.split == "test").sum())
     reasons = Counter(item["reason"].split(":")[0] for item in images.rejected)
     rejected = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) or "none"
-    return f"{images.title}: {len(images.images)} images, {held_out} of them held out; left out: {rejected}"
+    progress(f"{images.title}: {len(images.images)} images, {held_out} of them held out; left out: {rejected}")
+    return images
 
 
 def _prepare(source: Source, folder: Path, side: int, limit: int, test_fraction: float) -> None:
@@ -176,25 +156,26 @@ def _write_images(source: Source, path: Path, side: int, limit: int) -> tuple[li
     Returns their entries of the manifest, the files left out with the reasons, and the points (N, 5, 2).
     """
     manifest, rejected, points = [], [], []
-    seen, near = {}, NearDuplicates()
+    names, near = {}, NearDuplicates()  # names: SHA-256 of the raw file -> the first one with it
     total, raw = raw_images(source, side, limit)
     bar = tqdm(raw, desc=source.name, total=total, unit="image", disable=None, leave=False)  # on a terminal only
+    crop = "faces" if source.kind == "faces" else source.crop
+    found = ((item, name, square) for item in iter(bar) for name, square in squares(item, crop, side))
     with open(path, "wb") as file:
         _write_header(file, 0, side)
-        for item, name, square in squares(iter(bar), source, side):
-            try:
-                if isinstance(square, Reject):
-                    raise square
-                sha256 = hashlib.sha256(item.content).hexdigest()
-                if seen.setdefault(sha256, item.name) != item.name:
-                    raise Reject(f"duplicate: the same file as {seen[sha256]}")
-                image, found, compared = square
-                near.check(compared, name)
-            except Reject as reason:
-                rejected.append({"file": name, "reason": str(reason)})
+        for item, name, square in found:
+            sha256 = hashlib.sha256(item.content).hexdigest()
+            if isinstance(square, str):
+                reason = square
+            elif names.setdefault(sha256, item.name) != item.name:
+                reason = f"duplicate: the same file as {names[sha256]}"
+            else:
+                reason = near.reason(square.compared, name)
+            if reason:
+                rejected.append({"file": name, "reason": reason})
                 continue
-            file.write(image.tobytes())
-            points.append(found)
+            file.write(square.image.tobytes())
+            points.append(square.points)
             manifest.append({"file": name, "source": source.name, "licence": item.licence, "sha256": sha256})
             if len(manifest) == limit:
                 break

@@ -1,67 +1,55 @@
-"""What becomes of one raw image: the squares that are kept of it, or why it is left out."""
+"""What becomes of one raw image: the squares that are kept of it, or the reason why it is left out."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 
 from ..files import InputError
-from ..media.faces import detect_faces
-from .catalogue import RawImage, Source
-from .faces import CANONICAL, align, cut_off
+from ..media.faces import CANONICAL, Face, align, cut_off, detect_faces
+from .origins import RawImage
 
 PROBABILITY = 0.97  # of MTCNN, below which a detection is no face
 SMALLEST = 20  # pixels; nothing is asked about smaller images
-CHUNK, CHUNK_BYTES = 8, 3 * 10**8  # photos held in memory at a time, fewer of very large ones
 UPSCALING = 2.0  # an image that would be enlarged more than this is too small
 CUT_OFF = 0.25  # share of an aligned face outside its image, reflected there, above which a second mouth may appear
 CHROMA = 10.0  # mean over a face of max(R, G, B) - min(R, G, B), of 255, below which a photo is grey
+NEAR_BITS, NEAR_COLOUR = 4, 6.0  # nearly the same: dHash bits of 64 that differ, and mean colour difference of 255
 
 
-class Reject(Exception):
-    """Why an image is left out."""
+class Square(NamedTuple):
+    """A square of an image: uint8 (side, side, 3), its points (5, 2) in units of the side, NaN where none were asked.
 
-
-def squares(raw: Iterator[RawImage], source: Source, side: int) -> Iterator[tuple]:
-    """(raw image, name, square or Reject): one per face of a photo or of a set with `crop: faces`, else one per image.
-
-    A square is (uint8 side x side x 3, its points, the uint8 picture by which near-duplicates are found).
+    compared: uint8 (H, W, 3), the picture by which near-duplicates are found.
     """
-    by_face = source.kind == "faces" or source.crop == "faces"
-    for chunk in _chunks(raw):
-        readable = [picture for _, picture in chunk if not isinstance(picture, Reject)]
-        detected = iter(_detect(readable) if by_face else [])
-        for item, picture in chunk:
-            if isinstance(picture, Reject):
-                yield item, item.name, picture
-            elif not by_face:
-                yield item, item.name, _or_reject(_cartoon, picture, source.crop, side)
-            else:
-                faces = next(detected)
-                if not faces:
-                    yield item, item.name, Reject("no face")
-                for number, face in enumerate(faces, start=1):
-                    name = item.name if len(faces) == 1 else f"{item.name}#{number}"
-                    yield item, name, _or_reject(_face, picture, face, side)
+
+    image: np.ndarray
+    points: np.ndarray
+    compared: np.ndarray
 
 
-def _chunks(raw: Iterator[RawImage]) -> Iterator[list[tuple]]:
-    """Raw images, each with its pixels or the Reject of one that cannot be read, a few at a time."""
-    chunk, held = [], 0
-    for item in raw:
-        if len(chunk) == CHUNK or held > CHUNK_BYTES:
-            yield chunk
-            chunk, held = [], 0
-        picture = _or_reject(_pixels, item)
-        chunk.append((item, picture))
-        held += getattr(picture, "nbytes", 0)
-    yield chunk
+def squares(item: RawImage, crop: str, side: int) -> list[tuple[str, Square | str]]:
+    """(name, square or the reason why there is none): one per face with the crop `faces`, else one per image."""
+    try:
+        picture = item.decode(item.content)
+    except InputError as problem:
+        return [(item.name, f"unreadable: {problem}")]
+    except MemoryError:
+        return [(item.name, "unreadable: there is too little memory for it")]
+    height, width = picture.shape[:2]
+    if min(height, width) < SMALLEST:
+        return [(item.name, f"small: an image of {width} x {height} px")]
+    if crop != "faces":
+        return [(item.name, _cartoon(picture, crop, side))]
+    found = [_face(picture, face, side) for face in _detect(picture)] or ["no face"]
+    names = [f"{item.name}#{number}" for number in range(1, len(found) + 1)] if len(found) > 1 else [item.name]
+    return list(zip(names, found))
 
 
-def _detect(pictures: list[np.ndarray]) -> list[list]:
-    """The faces of each picture, found on one thread.
+def _detect(picture: np.ndarray) -> list[Face]:
+    """The faces of a picture, found on one thread.
 
     Its many small operations gain nothing from more, and on a busy machine take 15 times as long with them, because
     threads wait for one another.
@@ -69,59 +57,38 @@ def _detect(pictures: list[np.ndarray]) -> list[list]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return detect_faces(pictures)
+        return detect_faces([picture])[0]
     finally:
         torch.set_num_threads(threads)
 
 
-def _or_reject(function: Callable, *arguments):
-    """What the function returns, or the Reject that it raises."""
-    try:
-        return function(*arguments)
-    except Reject as reason:
-        return reason
-
-
-def _pixels(item: RawImage) -> np.ndarray:
-    try:
-        pixels = item.decode(item.content)
-    except InputError as problem:
-        raise Reject(f"unreadable: {problem}") from None
-    except MemoryError:
-        raise Reject("unreadable: there is too little memory for it") from None
-    height, width = pixels.shape[:2]
-    if min(height, width) < SMALLEST:
-        raise Reject(f"small: an image of {width} x {height} px")
-    return pixels
-
-
-def _face(picture: np.ndarray, face, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The aligned face and its points, or Reject. The detector finds faces in patterns, and profiles do not align."""
+def _face(picture: np.ndarray, face: Face, side: int) -> Square | str:
+    """The aligned face, or why there is none: the detector finds faces in patterns, and profiles do not align."""
     if face.probability < PROBABILITY:
-        raise Reject(f"uncertain: probability {face.probability:.2f} of a face")
-    left, right, nose = face.points[:3]
+        return f"uncertain: probability {face.probability:.2f} of a face"
+    left, right, nose, *corners = face.points
     eyes = right - left
     distance = float(np.hypot(*eyes))
     needed = float(CANONICAL[1, 0] - CANONICAL[0, 0]) * side / UPSCALING
     if distance < needed:
-        raise Reject(f"small: eyes {distance:.0f} px apart, {needed:.0f} needed")
+        return f"small: eyes {distance:.0f} px apart, {needed:.0f} needed"
     along = float((nose - left) @ eyes) / distance**2  # 0 under the left eye, 1 under the right one
-    mouth = float(np.hypot(*((face.points[3] + face.points[4]) - (left + right)) / 2)) / distance
+    mouth = float(np.hypot(*(sum(corners) - (left + right)) / 2)) / distance
     if not 0.15 < along < 0.85 or not 0.6 < mouth < 1.7:
-        raise Reject(f"not frontal: nose at {along:.2f} between the eyes, mouth {mouth:.2f} eye distances below")
+        return f"not frontal: nose at {along:.2f} between the eyes, mouth {mouth:.2f} eye distances below"
     outside = cut_off(face.points, *picture.shape[:2])
     if outside > CUT_OFF:
-        raise Reject(f"cut off: {outside:.0%} of the face's square lies outside the image")
+        return f"cut off: {outside:.0%} of the face's square lies outside the image"
     image, points = align(picture, face.points, side)
-    middle = image[side // 4 : -side // 4, side // 4 : -side // 4].astype(np.int16)
-    chroma = float((middle.max(axis=2) - middle.min(axis=2)).mean())
+    middle = image[side // 4 : -side // 4, side // 4 : -side // 4]
+    chroma = float(np.ptp(middle, axis=2).mean())
     if chroma < CHROMA:
-        raise Reject(f"grey: mean chroma {chroma:.1f} of 255")
-    return image, points, image
+        return f"grey: mean chroma {chroma:.1f} of 255"
+    return Square(image, points, compared=image)
 
 
-def _cartoon(picture: np.ndarray, crop: str, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A square of a drawing, resized, or Reject."""
+def _cartoon(picture: np.ndarray, crop: str, side: int) -> Square | str:
+    """A square of a drawing, resized, or why there is none."""
     height, width = picture.shape[:2]
     extent = min(height, width)
     x, y = (width - extent) / 2, (height - extent) / 2
@@ -132,7 +99,36 @@ def _cartoon(picture: np.ndarray, crop: str, side: int) -> tuple[np.ndarray, np.
         extent *= rng.uniform(0.7, 1.0)
         x, y = rng.uniform(0, width - extent), rng.uniform(0, height - extent)
     if extent * UPSCALING < side:
-        raise Reject(f"small: a square of {extent:.0f} px, {side / UPSCALING:.0f} needed")
+        return f"small: a square of {extent:.0f} px, {side / UPSCALING:.0f} needed"
     box = (x, y, x + extent, y + extent)
-    image = Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS, box=box)
-    return np.array(image), np.full((5, 2), np.nan), picture  # frames of a scene are alike, though not their crops
+    image = np.array(Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS, box=box))
+    # Frames of a scene are alike, though not their crops: the whole picture is compared.
+    return Square(image, np.full((5, 2), np.nan), compared=picture)
+
+
+class NearDuplicates:
+    """Finds images that differ only by compression, size or a slight crop: alike in brightness steps and in colour.
+
+    The steps are a dHash (is a pixel brighter than its right neighbour, 8 x 8). Faces drawn from the same parts agree
+    in that too, and differ in colour.
+    """
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.hashes = np.zeros(1024, np.uint64)
+        self.colours = np.zeros((1024, 8 * 8 * 3), np.float32)
+
+    def reason(self, image: np.ndarray, name: str) -> str:
+        """Which former image is nearly this one, uint8 (H, W, 3); if none is, an empty string, and it is remembered."""
+        picture, count = Image.fromarray(image), len(self.names)
+        grey = np.array(picture.convert("L").resize((9, 8), Image.Resampling.BOX), np.int16)
+        steps = np.packbits(grey[:, 1:] > grey[:, :-1]).view(np.uint64)[0]
+        colour = np.array(picture.resize((8, 8), Image.Resampling.BOX), np.float32).ravel()
+        for other in np.flatnonzero(np.bitwise_count(self.hashes[:count] ^ steps) <= NEAR_BITS):
+            if np.abs(self.colours[other] - colour).mean() <= NEAR_COLOUR:
+                return f"near-duplicate: almost the same as {self.names[other]}"
+        if count == len(self.hashes):
+            self.hashes, self.colours = (np.concatenate([a, np.zeros_like(a)]) for a in (self.hashes, self.colours))
+        self.hashes[count], self.colours[count] = steps, colour
+        self.names.append(name)
+        return ""

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..dataset.downloads import npm_package
+from ..dataset.folders import npm_package
 from ..landmarks import Square, _Frozen
 
 FACEAPI_SQUARE = Square(0.5, 0.66, 0.82)
@@ -18,7 +18,7 @@ FACEAPI_SQUARE = Square(0.5, 0.66, 0.82)
 class FaceApiLandmarks(_Frozen):
     """68 points by face-api.js's separable dense network (MIT licence): an independent detector for evaluation.
 
-    The weights are those of the npm package @vladmandic/face-api; downloads.npm_package fetches it when it is absent.
+    The weights are those of the npm package @vladmandic/face-api; folders.npm_package fetches it when it is absent.
     """
 
     def __init__(self):

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from ..dataset import catalogue, origins
-from ..dataset.faces import align
-from ..media.faces import detect_faces
+from ..media.faces import align, detect_faces
 from ..runs.store import Run
 from . import metrics
 from .detector import DETECTOR
