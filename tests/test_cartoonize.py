@@ -475,7 +475,7 @@ COMMAND = """
 import sys
 from cartoonlib.photos.cli import main
 try:
-    main(sys.argv[1:])
+    main()
 finally:
     print(" ".join(sys.modules))
 """

@@ -30,14 +30,16 @@ def main(arguments: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # names of files need not be text that a terminal can show
             stream.reconfigure(errors="backslashreplace")
-    # OpenMP reads this when PyTorch is loaded: threads that wait sleep. Otherwise they spin, and where other programs
-    # use the processors a small photo takes ten times as long.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    own_process = arguments is None
+    if own_process:
+        # OpenMP reads this when PyTorch is loaded: threads that wait sleep. Otherwise they spin, and where other
+        # programs use the processors a small photo takes ten times as long.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     problems: list[str] = []
     with one_sentence():
         from .batch import run  # and PyTorch, a second that neither --help nor a wrong option should wait for
 
-        if arguments is None:
+        if own_process:
             gc.freeze()  # what is loaded stays until the end: looking through it for garbage takes 0.3 s
         try:
             run(options, problems)
