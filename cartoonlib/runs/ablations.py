@@ -116,7 +116,7 @@ def _work(job: dict, style: str | None, pretrained: dict | None) -> dict:
         return pretrained
     worker, cancelled = get_worker(), Event(job["client"])
     if gpus := job["gpus"]:  # before CUDA is first used in this process
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[worker.name % len(gpus)]
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[int(worker.name) % len(gpus)]
 
     def progress(line: str) -> None:
         if cancelled.is_set():
@@ -125,7 +125,9 @@ def _work(job: dict, style: str | None, pretrained: dict | None) -> dict:
 
     try:
         profile = profile_of(job["settings"])
-        return {"run": run(profile, Sets(profile, silent), style, job["title"], progress).folder.name}
+        if not hasattr(worker, "cartoonlib_sets"):  # opened once in each worker, for all its rows
+            worker.cartoonlib_sets = Sets(profile, silent)
+        return {"run": run(profile, worker.cartoonlib_sets, style, job["title"], progress).folder.name}
     except TrainingStopped as reason:
         return {"stopped": str(reason)}
     except InputError as problem:
