@@ -34,7 +34,7 @@ WAYS = (COMMAND, USUAL, *TILES, WHOLE)
 COMMAND_AND_ITS_PEAK = """
 import sys
 from cartoonlib.photos.cli import main
-main(sys.argv[1:])
+main()
 peak = next(line.split()[1] for line in open("/proc/self/status", encoding="utf-8") if line.startswith("VmHWM"))
 print('{"peak_mb": %f}' % (int(peak) * 1024 / 1e6))
 """
