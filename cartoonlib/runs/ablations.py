@@ -21,7 +21,7 @@ from ..dataset.sets import Sets
 from ..files import InputError
 from ..profile import Profile, profile_of
 from .guards import TrainingStopped
-from .parallel import is_whole, run, run_folder, show_line, silent
+from .parallel import is_finished, run, run_folder, show_line, silent
 from .profiles import load_profile, read_yaml
 from .store import runs_folder
 
@@ -44,7 +44,7 @@ def train_rows(name: str, workers: int, scheduler: str | None = None) -> None:
     rows = {title: row for group in ablation_rows(profile).values() for title, row in group.items()}
     folders = {title: run_folder(row, sets, style) for title, row in rows.items()}  # sets are prepared here, once
     pretrainings = {title: run_folder(row, sets, None) for title, row in rows.items()}
-    missing = {title: row for title, row in rows.items() if not is_whole(folders[title])}
+    missing = {title: row for title, row in rows.items() if not is_finished(folders[title])}
     show_line(f"{len(rows)} rows in style {style}, {len(rows) - len(missing)} of them trained before", keep=True)
     results = {}
     if missing:
@@ -53,7 +53,7 @@ def train_rows(name: str, workers: int, scheduler: str | None = None) -> None:
             results = _train_on_workers(client, missing, pretrainings, folders, style, gpus)
     elsewhere = f"trained, but not into {runs_folder(profile)}: the workers must share this results/"
     for title, result in results.items():
-        if "run" in result and not is_whole(folders[title]):
+        if "run" in result and not is_finished(folders[title]):
             results[title] = {"failed": elsewhere}
     stopped = [title for title, result in results.items() if "stopped" in result]
     failed = [title for title, result in results.items() if "failed" in result]

@@ -46,7 +46,7 @@ def pretrain(profile: Profile, sets: Sets, progress: Callable = print) -> Run:
 
 
 def _start(profile: Profile, sets: Sets, style: str | None, title: str, progress: Callable) -> Run:
-    if profile.processes > 1 and not is_whole(run_folder(profile, sets, style)):
+    if profile.processes > 1 and not is_finished(run_folder(profile, sets, style)):
         _launch(profile, style, title, progress)
     return run(profile, sets, style, title, progress)  # after a launch it only finds the run
 
@@ -69,7 +69,7 @@ def run_folder(profile: Profile, sets: Sets, style: str | None) -> Path:
     return store.train_folder(profile, runs, sets.faces, sets.cartoons[style], style)
 
 
-def is_whole(folder: Path) -> bool:
+def is_finished(folder: Path) -> bool:
     return (folder / "summary.json").exists()
 
 
