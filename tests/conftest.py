@@ -43,7 +43,7 @@ def face_photos() -> np.ndarray:
     """Two aligned faces, uint8 (2, 128, 128, 3): Eileen Collins and Grace Hopper (public domain)."""
     with matplotlib.cbook.get_sample_data("grace_hopper.jpg") as file:
         photos = [skimage.data.astronaut(), np.asarray(Image.open(file).convert("RGB"))]
-    found = detect_faces(photos)
+    found = [detect_faces(photo) for photo in photos]
     return np.stack([align(photo, faces[0].points, 128)[0] for photo, faces in zip(photos, found)])
 
 

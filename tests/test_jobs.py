@@ -77,7 +77,7 @@ def tiny(tmp_path_factory, face_photos, cartoon_set):
             patch.setenv(f"CARTOONLIB_{name}", str(folder / name.lower()))
             patch.setattr(files, name, folder / name.lower())
         with patch.context() as detector:  # here alone: no other process could prepare these photos
-            detector.setattr(squares, "detect_faces", lambda pictures: [[face] for _ in pictures])
+            detector.setattr(squares, "detect_faces", lambda picture: [face])
             turns = itertools.cycle(("train", "test"))  # by hash, six photos might all be of one split
             detector.setattr(prepare, "_split", lambda *_: next(turns))
             opened = Report("tiny", progress=silent)

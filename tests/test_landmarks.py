@@ -25,7 +25,7 @@ def photos():
 
 @pytest.fixture(scope="module")
 def faces(photos):
-    return dict(zip(photos, (found[0] for found in detect_faces(list(photos.values())))))
+    return {name: detect_faces(photo)[0] for name, photo in photos.items()}
 
 
 @pytest.fixture(scope="module")
@@ -58,19 +58,19 @@ def test_detection_finds_the_face_and_orders_its_points(photos, faces):
 
 def test_detection_scales_points_of_huge_images_back(photos, faces):
     huge = np.asarray(Image.fromarray(photos["astronaut"]).resize((2048, 1536)))  # stretched on purpose
-    points = detect_faces([huge])[0][0].points
+    points = detect_faces(huge)[0].points
     assert distances(points / [4, 3], faces["astronaut"].points).max() < 4
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (19, 300), (20, 20), (21, 400), (3000, 25), (64, 64)])
 def test_detection_finds_nothing_in_noise_of_any_size(shape):
     noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    assert detect_faces([noise]) == [[]]
+    assert detect_faces(noise) == []
 
 
 def test_detection_refuses_what_is_not_an_rgb_image():
     with pytest.raises(InputError, match="RGB"):
-        detect_faces([np.zeros((64, 64), np.uint8)])
+        detect_faces(np.zeros((64, 64), np.uint8))
 
 
 @pytest.mark.parametrize("name", ["astronaut", "hopper"])
@@ -78,7 +78,7 @@ def test_aligned_points_are_near_the_canonical_ones(aligned, name):
     image, points = aligned[name]
     assert image.shape == (SIDE, SIDE, 3) and image.dtype == np.uint8 and points.dtype == np.float32
     assert distances(points, CANONICAL).max() < 0.06
-    found = detect_faces([image])[0][0].points / SIDE  # the points that are returned are those of the picture
+    found = detect_faces(image)[0].points / SIDE  # the points that are returned are those of the picture
     assert distances(found, points).max() < 0.02
 
 

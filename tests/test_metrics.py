@@ -223,7 +223,7 @@ def test_points_set_by_hand_follow_their_face(tmp_path, monkeypatch):
     assert london.hand_made_points(64) is None
     astronaut = skimage.data.astronaut()
     Image.fromarray(astronaut).save(tmp_path / "one.jpg", quality=95)
-    (face,) = faces.detect_faces([astronaut])[0][:1]
+    face = faces.detect_faces(astronaut)[0]
     points = np.zeros((189, 2))
     points[[18, 22, 23, 27, 55, 87, 93]] = face.points[[0, 0, 1, 1, 2, 3, 4]] - 0.5  # there, 0 is a pixel's centre
     (tmp_path / "points189.json").write_text(json.dumps({"one": points.tolist()}), encoding="utf-8")

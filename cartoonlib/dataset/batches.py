@@ -34,24 +34,14 @@ class Batches:
 
     (count, 3, size, size) float32 in [-1, 1], channels_last. Images are drawn without repetition while there are
     enough. Augmentation: a random crop, a horizontal flip, up to 6 % of brightness and 8 % of saturation, all on the
-    device; without it the crop is central.
+    device; without it the crop is central. shard: (rank, processes), each of which gets its part of every batch.
 
     A GPU holds the images as bytes when they fit into a quarter of its free memory; else, as on the CPU, they stay
     where the set has them, mapped from the disk, and the chosen ones are copied step by step.
-
-    Args:
-        shard: (rank, processes): each of several processes gets its part of every batch.
     """
 
     def __init__(
-        self,
-        images: ImageSet,
-        size: int,
-        count: int,
-        seed: int,
-        device: torch.device | str = "cpu",
-        augment: bool = True,
-        shard: tuple[int, int] = (0, 1),
+        self, images: ImageSet, size: int, count: int, seed: int, device="cpu", augment: bool = True, shard=(0, 1)
     ):
         rank, processes = shard
         self.size, self.count, self.seed, self.augment = size, count, seed, augment
@@ -60,11 +50,9 @@ class Batches:
         self._images, self._rows = images.images, np.flatnonzero(images.split == "train")
         self._range = torch.arange(size, device=self.device)
         self._draws = PerStep(self._draw, self.device)
-        self._store = None
-        if self.device.type == "cuda":
-            each = self._images[:1].nbytes
-            if len(self._rows) * each < torch.cuda.mem_get_info(self.device)[0] / 4:
-                self._store = torch.from_numpy(self._images[self._rows]).to(self.device)
+        free = torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else 0
+        fits = len(self._rows) * self._images[:1].nbytes < free / 4
+        self._store = torch.from_numpy(self._images[self._rows]).to(self.device) if fits else None
 
     def _draw(self, step: int) -> dict[str, Tensor]:
         """Which images, and what is done to each; drawn for the whole batch whatever the number of processes."""
@@ -73,12 +61,12 @@ class Batches:
         random = torch.Generator().manual_seed(int(words[0] >> np.uint64(1)))
         rounds = [torch.randperm(number, generator=random) for _ in range(-(-self.count // number))]
         draw = {"image": torch.cat(rounds)[: self.count], "corner": torch.full((self.count, 2), spare // 2)}
-        draw["flip"], draw["colour"] = torch.zeros(self.count, 1, dtype=torch.bool), torch.zeros(2, self.count, 1, 1, 1)
+        draw["flip"] = torch.zeros(self.count, 1, dtype=torch.bool)
         if self.augment:
             draw["corner"] = torch.randint(spare + 1, (self.count, 2), generator=random)
             draw["flip"] = torch.rand(self.count, 1, generator=random) < 0.5
-            draw["colour"] = torch.rand(2, self.count, 1, 1, 1, generator=random) * 2 - 1
-        return {k: v[:, self._mine] if k == "colour" else v[self._mine] for k, v in draw.items()}
+            draw["colour"] = torch.rand(2, self.count, 1, 1, 1, generator=random).movedim(0, 1) * 2 - 1
+        return {key: value[self._mine] for key, value in draw.items()}
 
     def __call__(self, step: int) -> Tensor:
         draw = self._draws(step)
@@ -94,7 +82,7 @@ class Batches:
         crops = chosen[image[:, None, None], rows[:, :, None], columns[:, None, :]]  # (count, size, size, 3)
         crops = crops.permute(0, 3, 1, 2).float() / 127.5 - 1  # as images.to_tensor, but left in channels_last
         if self.augment:
-            brightness, saturation = draw["colour"]
+            brightness, saturation = draw["colour"].unbind(1)
             grey = crops.mean(dim=1, keepdim=True)
             crops = grey + (crops - grey) * (1 + 0.08 * saturation)
             crops = ((crops + 1) * (1 + 0.06 * brightness) - 1).clamp(-1, 1)

@@ -42,9 +42,8 @@ class RawImage(NamedTuple):
 def raw_images(source: Source, side: int, limit: int = 0) -> tuple[int, Iterator[RawImage]]:
     """The number of raw images of a set, and the images one by one.
 
-    side: the side in pixels that they will have, for vector faces.
-    limit: if not 0, how many will be taken: then files come in the order of their names' hashes and a video's frames
-    further apart, so that the first few stand for all.
+    side: that they will have, in pixels, for vector faces. limit: how many will be taken, 0 for all; with a limit files
+    come in the order of their names' hashes, and a video's frames further apart, so that the first few stand for all.
     """
     if source.drawn:
         return source.drawn["count"], _drawn_faces(source, side)
@@ -120,7 +119,7 @@ def _frames_at(source: Source, times: list[float]) -> Iterator[RawImage]:
             if shape != 1:  # times wider than high is each pixel: enlarge the frame, so that they are squares
                 size = (round(pixels.shape[1] * max(shape, 1)), round(pixels.shape[0] / min(shape, 1)))
                 pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
-            unpack = partial(_unpack, shape=pixels.shape)
+            unpack = partial(np.ndarray, pixels.shape, np.uint8)  # takes the bytes for such an array
             yield RawImage(f"{source.path.name}@{frame.time:.2f}s", source.licence, pixels.tobytes(), unpack)
 
 
@@ -132,10 +131,6 @@ def _decoded(container, stream) -> Iterator:
         for packet in container.demux(stream):
             with contextlib.suppress(av.error.InvalidDataError):
                 yield from packet.decode()
-
-
-def _unpack(content: bytes, shape: tuple[int, int, int]) -> np.ndarray:
-    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 def _drawn_faces(source: Source, side: int) -> Iterator[RawImage]:

@@ -1,14 +1,14 @@
 """Prepared sets: sources -> aligned faces and cartoons -> uint8 arrays with a manifest.
 
-A prepared set is a folder PROCESSED/<set>-<size>-<key> with `images.npy` (uint8, N x S x S x 3, S = 1.125 times the
-size, so that training can crop), `points.npy` (float32, N x 5 x 2) and `manifest.json`. It appears whole or not at all,
-and the key changes with every setting, so that nothing is prepared twice and nothing old is used by mistake.
+A prepared set is a folder PROCESSED/<set>-<size>-<key> with `images.npy`, `points.npy` and `manifest.json`. It appears
+whole or not at all, and the key changes with every setting: nothing is prepared twice, nothing old is used by mistake.
 """
 
 import hashlib
+import itertools
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from ..files import InputError
 from .catalogue import Source, find, fingerprint
 from .folders import whole_folder
 from .origins import raw_images
-from .squares import NearDuplicates, squares
+from .squares import NearDuplicates, Square, squares
 
 VERSION = 3  # of the preparation: raise it when the same raw images would give other arrays
 MARGIN = 1.125  # stored side / training size
@@ -31,9 +31,9 @@ MARGIN = 1.125  # stored side / training size
 class ImageSet:
     """A prepared set of N images.
 
-    images: uint8 (N, S, S, 3), mapped from the disk.  points: float32 (N, 5, 2) in units of the side, NaN where no
-    detector was asked.
-    manifest: per image file, source, licence, sha256 (of the raw file) and split.  rejected: file and reason.
+    images: uint8 (N, S, S, 3), mapped from the disk; S is 1.125 times the size, so that training can crop.
+    points: float32 (N, 5, 2) in units of the side, NaN where no detector was asked.
+    manifest: per image file, source, licence, sha256 (of the raw file) and split. rejected: file and reason.
     hash: SHA-256 of images, points and manifest.
     """
 
@@ -104,13 +104,7 @@ def join_sets(sets: list[ImageSet]) -> ImageSet:
 
 
 def prepare(
-    source: str,
-    size: int,
-    *,
-    limit: int = 0,
-    test_fraction: float,
-    kind: str = "",
-    progress: Callable[[str], None] = print,
+    source: str, size: int, *, limit: int = 0, test_fraction: float, kind: str = "", progress: Callable = print
 ) -> ImageSet:
     """Prepare a set once; later calls only open it.
 
@@ -135,36 +129,36 @@ def prepare(
 
 def _prepare(source: Source, folder: Path, side: int, limit: int, test_fraction: float) -> None:
     """Fill the folder of a prepared set; InputError when no image of it can be used."""
-    manifest, rejected, points = _write_images(source, folder / "images.npy", side, limit)
+    manifest, rejected, points = [], [], []
+    with open(folder / "images.npy", "wb") as file:
+        _write_header(file, 0, side)
+        for entry, square in itertools.islice(_kept(source, side, limit, rejected), limit or None):
+            file.write(square.image.tobytes())
+            points.append(square.points)
+            split = _split(entry["sha256"], test_fraction) if source.split == "hash" else source.split
+            manifest.append(entry | {"split": split})
+        file.seek(0)
+        _write_header(file, len(manifest), side)
     if not manifest:
         reasons = "; ".join(f"{item['file']}: {item['reason']}" for item in rejected[:3])
         raise InputError(f"{source.title}: no usable {source.kind} among its images ({reasons}). {source.get}")
-    for entry in manifest:
-        entry["split"] = _split(entry["sha256"], test_fraction) if source.split == "hash" else source.split
     if source.split == "hash" and test_fraction > 0:
         _both_splits(manifest)
+    images, points = np.load(folder / "images.npy", mmap_mode="r"), np.array(points, np.float32)
     np.save(folder / "points.npy", points)
-    images = np.load(folder / "images.npy", mmap_mode="r")
     about = {key: getattr(source, key) for key in ("name", "kind", "title", "licence")}
     about |= {"manifest": manifest, "rejected": rejected, "hash": _hash(images, points, manifest)}
     (folder / "manifest.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
 
 
-def _write_images(source: Source, path: Path, side: int, limit: int) -> tuple[list[dict], list[dict], np.ndarray]:
-    """Write the images that are kept, one after the other.
-
-    Returns their entries of the manifest, the files left out with the reasons, and the points (N, 5, 2).
-    """
-    manifest, rejected, points = [], [], []
+def _kept(source: Source, side: int, limit: int, rejected: list[dict]) -> Iterator[tuple[dict, Square]]:
+    """Entry of the manifest and square of each image that is kept; `rejected` gets the others, with the reason."""
     names, near = {}, NearDuplicates()  # names: SHA-256 of the raw file -> the first one with it
     total, raw = raw_images(source, side, limit)
-    bar = tqdm(raw, desc=source.name, total=total, unit="image", disable=None, leave=False)  # on a terminal only
     crop = "faces" if source.kind == "faces" else source.crop
-    found = ((item, name, square) for item in iter(bar) for name, square in squares(item, crop, side))
-    with open(path, "wb") as file:
-        _write_header(file, 0, side)
-        for item, name, square in found:
-            sha256 = hashlib.sha256(item.content).hexdigest()
+    for item in tqdm(raw, desc=source.name, total=total, unit="image", disable=None, leave=False):  # on a terminal only
+        sha256 = hashlib.sha256(item.content).hexdigest()
+        for name, square in squares(item, crop, side):
             if isinstance(square, str):
                 reason = square
             elif names.setdefault(sha256, item.name) != item.name:
@@ -173,15 +167,8 @@ def _write_images(source: Source, path: Path, side: int, limit: int) -> tuple[li
                 reason = near.reason(square.compared, name)
             if reason:
                 rejected.append({"file": name, "reason": reason})
-                continue
-            file.write(square.image.tobytes())
-            points.append(square.points)
-            manifest.append({"file": name, "source": source.name, "licence": item.licence, "sha256": sha256})
-            if len(manifest) == limit:
-                break
-        file.seek(0)
-        _write_header(file, len(manifest), side)
-    return manifest, rejected, np.array(points, np.float32)
+            else:
+                yield {"file": name, "source": source.name, "licence": item.licence, "sha256": sha256}, square
 
 
 def _write_header(file, count: int, side: int) -> None:

@@ -1,6 +1,7 @@
 """What becomes of one raw image: the squares that are kept of it, or the reason why it is left out."""
 
 import hashlib
+from array import array
 from typing import NamedTuple
 
 import numpy as np
@@ -57,7 +58,7 @@ def _detect(picture: np.ndarray) -> list[Face]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return detect_faces([picture])[0]
+        return detect_faces(picture)
     finally:
         torch.set_num_threads(threads)
 
@@ -114,21 +115,18 @@ class NearDuplicates:
     """
 
     def __init__(self) -> None:
-        self.names: list[str] = []
-        self.hashes = np.zeros(1024, np.uint64)
-        self.colours = np.zeros((1024, 8 * 8 * 3), np.float32)
+        self._names, self._steps, self._colours = [], array("Q"), []
 
     def reason(self, image: np.ndarray, name: str) -> str:
         """Which former image is nearly this one, uint8 (H, W, 3); if none is, an empty string, and it is remembered."""
-        picture, count = Image.fromarray(image), len(self.names)
+        picture = Image.fromarray(image)
         grey = np.array(picture.convert("L").resize((9, 8), Image.Resampling.BOX), np.int16)
         steps = np.packbits(grey[:, 1:] > grey[:, :-1]).view(np.uint64)[0]
         colour = np.array(picture.resize((8, 8), Image.Resampling.BOX), np.float32).ravel()
-        for other in np.flatnonzero(np.bitwise_count(self.hashes[:count] ^ steps) <= NEAR_BITS):
-            if np.abs(self.colours[other] - colour).mean() <= NEAR_COLOUR:
-                return f"near-duplicate: almost the same as {self.names[other]}"
-        if count == len(self.hashes):
-            self.hashes, self.colours = (np.concatenate([a, np.zeros_like(a)]) for a in (self.hashes, self.colours))
-        self.hashes[count], self.colours[count] = steps, colour
-        self.names.append(name)
+        for other in np.flatnonzero(np.bitwise_count(np.asarray(self._steps) ^ steps) <= NEAR_BITS):
+            if np.abs(self._colours[other] - colour).mean() <= NEAR_COLOUR:
+                return f"near-duplicate: almost the same as {self._names[other]}"
+        self._names.append(name)
+        self._steps.append(int(steps))
+        self._colours.append(colour)
         return ""

@@ -31,15 +31,11 @@ def _detector():
     return MTCNN(min_face_size=SMALLEST_SIDE, keep_all=True, device=torch.device("cpu"))
 
 
-def detect_faces(images: list[np.ndarray]) -> list[list[Face]]:
-    """All faces of each image, uint8 (H, W, 3) RGB of any size, the largest first; an empty list where there is none.
+def detect_faces(image: np.ndarray) -> list[Face]:
+    """All faces in an image, uint8 (H, W, 3) RGB of any size, the largest first; InputError for another array.
 
-    The detector is MTCNN (Zhang et al. 2016) with facenet-pytorch's weights. Raises InputError for other arrays.
+    The detector is MTCNN (Zhang et al. 2016) with facenet-pytorch's weights.
     """
-    return [_detect(image) for image in images]
-
-
-def _detect(image: np.ndarray) -> list[Face]:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise InputError(f"Face detection takes RGB images, uint8 H x W x 3, not {image.dtype} {image.shape}.")
     height, width = image.shape[:2]

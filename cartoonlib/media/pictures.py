@@ -3,7 +3,6 @@
 import contextlib
 import io
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,13 +34,13 @@ def read_picture(path: Path | io.BytesIO, smallest: int = SMALLEST) -> tuple[np.
     """A picture file as sRGB, uint8 (H, W, 3), turned as its EXIF says; and its alpha, uint8 (H, W), or None.
 
     Grey, palette, CMYK and 16 bit become RGB of 8 bit, colours of an embedded ICC profile those of sRGB; of several
-    frames the first is taken. smallest: px, of the shorter side. InputError says in one sentence what is wrong with a
-    file.
+    frames the first is taken. smallest: px, of the shorter side. InputError says what is wrong with a file.
     """
     Image.init()
     names = [name for name in {*FORMATS.values(), *ONLY_READ.values(), "MPO"} if name in Image.OPEN]
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # Pillow's own is less than some telephones take
     try:
-        with warnings.catch_warnings(), _no_limit():
+        with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=UserWarning)  # of odd metadata, which is not needed
             with Image.open(path, formats=names) as image:
                 if min(image.size) < smallest:
@@ -63,14 +62,6 @@ def read_picture(path: Path | io.BytesIO, smallest: int = SMALLEST) -> tuple[np.
     except Exception as error:  # Pillow raises many kinds for broken files
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"it cannot be read as a picture ({said})") from None
-
-
-@contextlib.contextmanager
-def _no_limit() -> Iterator[None]:
-    """Pillow's own limit is 89 million pixels, less than some telephones take."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        yield
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 

@@ -104,7 +104,7 @@ def _tile(generator, photo: np.ndarray, view: np.ndarray, cartoon: np.ndarray, s
 
 def faces_only(generator: Generator, photo: np.ndarray, strength: float = 1.0, memory: int = 600) -> np.ndarray | None:
     """Cartoonize each face, at the scale of the training, and blend it into the photo; None when there is no face."""
-    found = [face for face in detect_faces([photo])[0] if face.probability > 0.9]
+    found = [face for face in detect_faces(photo) if face.probability > 0.9]
     cartoon, (height, width) = photo.copy(), photo.shape[:2]
     for face in found:
         x, y = face.box.reshape(2, 2).mean(axis=0)

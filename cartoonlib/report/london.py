@@ -28,7 +28,7 @@ def hand_made_points(size: int) -> tuple[np.ndarray, np.ndarray] | None:
     aligned, truth = [], []
     for path in catalogue.listing(source):
         picture = np.array(origins.decode(path.read_bytes())) if path.stem in by_name else None
-        faces = [] if picture is None else detect_faces([picture])[0]
+        faces = [] if picture is None else detect_faces(picture)
         if not faces:
             continue
         image, points = align(picture, faces[0].points, size)
