@@ -73,7 +73,7 @@ def small_run(home: Path, settings: dict, begin=silent) -> None:
     profile = load_profile("smoke", {"styles": ["open_peeps"]} | settings).replace(name="soak")
     opened = Report(profile, progress=silent)
     begin(STAGES[0])
-    faces, cartoons = opened.faces(), opened.cartoons()["open_peeps"]
+    faces, cartoons = opened.sets.faces, opened.sets.cartoons["open_peeps"]
     begin(STAGES[1])
     parallel.pretrain(profile, opened.sets, silent)
     begin(STAGES[2])

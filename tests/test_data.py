@@ -293,4 +293,4 @@ def test_a_single_image_and_a_set_that_is_none_of_faces_are_told(folders):
     few = Report("smoke", {"styles": [str(one)]}, progress=lambda line: None)
     message = "1 images to train with and 0 held out, 2 of each are needed|0 images to train"
     with pytest.raises(InputError, match=message):
-        few.cartoons()
+        few.sets.cartoons

@@ -9,7 +9,7 @@ from torch import nn
 
 from cartoonlib import files
 from cartoonlib.files import InputError
-from cartoonlib.report import ablations, findings
+from cartoonlib.report import ablations, findings, tables
 from cartoonlib.report.book import Report
 from cartoonlib.report.metrics import mean_estimate
 from cartoonlib.report.published import feature_scale, weights_markdown
@@ -50,7 +50,7 @@ def test_the_findings_in_git_follow_from_the_measurements_in_git(profile):
     rows = read["metrics"]
     styles = list(dict.fromkeys(row["style"] for row in rows if row["group"] == "style"))
     goals = findings.goals(rows, read["ablations"], styles)
-    assert findings.goal_rows(goals) == read["findings"]["goals"]
+    assert [tables.goal_texts(goal) for goal in goals] == read["findings"]["goals"]
     groups = {}
     for title, about in read["ablations"]["runs"].items():
         groups.setdefault(about["group"], {})[title] = None
@@ -87,7 +87,7 @@ def test_a_row_that_collapsed_leaves_nothing_to_compare_with():
     stopped = {"runs": {"original": {"stopped": "flat"}}, "metrics": [], "differences": []}
     *_, goal = findings.goals(style_rows() + ablation()[:1], stopped, ["anime"])
     assert goal["met"] is None and goal["stopped"] == "original" and goal["limit"] is None
-    assert findings.goal_rows([goal])[0] | {"goal": ""} == {
+    assert tables.goal_texts(goal) | {"goal": ""} == {
         "goal": "", "style": "anime", "met": "nothing to compare with",
         "found": "the row `original` collapsed to a flat picture (notebook 4)",
     }  # fmt: skip
@@ -96,7 +96,7 @@ def test_a_row_that_collapsed_leaves_nothing_to_compare_with():
 def test_goals_as_texts_and_those_of_older_files():
     goals = findings.goals(style_rows(0.25) + ablation(), ablations.NO_ROWS, ["anime"])
     older = {"goal": "landmark error <= 0.04", "style": "anime", "found": "0.01", "met": "yes"}
-    texts = findings.goal_rows([*goals, older])
+    texts = [tables.goal_texts(goal) for goal in [*goals, older]]
     assert all(list(text) == GOALS for text in texts) and texts[-1] == older
     assert [text["found"] for text in texts[:3]] == ["0.250", "0.03 [0.02, 0.04]", "10 [9, 11] and 13 [12, 14]"]
     assert texts[0]["goal"] == "KID to cartoons / the photo's <= 0.5" and texts[0]["met"] == "yes"

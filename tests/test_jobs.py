@@ -81,7 +81,7 @@ def tiny(tmp_path_factory, face_photos, cartoon_set):
             turns = itertools.cycle(("train", "test"))  # by hash, six photos might all be of one split
             detector.setattr(prepare, "_split", lambda *_: next(turns))
             opened = Report("tiny", progress=silent)
-            opened.faces(), opened.cartoons()
+            opened.sets.faces, opened.sets.cartoons
         yield folder
 
 

@@ -199,8 +199,9 @@ def test_a_changed_photo_is_measured_as_changed(measured):
 
 
 def test_a_row_says_of_each_metric_which_network_saw_what(evaluator, measured):
-    about = {"style": "drawn", "variant": "original", "group": "original", "steps": 3, "seed": 1, "code": "abc"}
-    rows = evaluator.rows(measured[1] | {"milliseconds": mean_estimate(np.ones(6))}, **about)
+    estimates = measured[1] | {"milliseconds": mean_estimate(np.ones(6))}
+    rows = metrics.rows(estimates, evaluator.networks, Still(), "drawn", "original", "added", 1)
+    about = {"style": "drawn", "variant": "original", "group": "added", "steps": 7, "seed": 1, "code": "abc"}
     assert all(about.items() <= row.items() and row["low"] <= row["value"] <= row["high"] for row in rows)
     networks = {row["metric"]: row["features"] for row in rows}
     lite = "EfficientNet-Lite0"
@@ -232,8 +233,8 @@ def test_points_set_by_hand_follow_their_face(tmp_path, monkeypatch):
     assert pictures.shape == (1, 64, 64, 3)
     assert abs(truth[0] - aligned[[0, 0, 1, 1, 2, 3, 4]]).max() < 0.02  # JPEG moves the detector a little
     width = np.linalg.norm(truth[0, 0] - truth[0, 3])
-    assert london.hand_made_errors(truth, truth) == 0
-    assert london.hand_made_errors(truth + [width, 0], truth) == pytest.approx(1)
+    assert landmark_errors(truth, truth, london.EYES) == 0
+    assert landmark_errors(truth + [width, 0], truth, london.EYES) == pytest.approx(1)
 
 
 class Still:

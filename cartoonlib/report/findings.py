@@ -1,7 +1,6 @@
 """What the measurements say: whether the goals were met, how far other seeds lie, and which faces fared worst.
 
-Rows are those of metrics.json, a dict for each style, variant and metric (see metrics.Evaluator.rows). Everything
-here gives numbers; goal_rows turns goals into texts for a table.
+Rows are those of metrics.json, a dict for each style, variant and metric (see metrics.rows).
 """
 
 import numpy as np
@@ -9,7 +8,6 @@ import numpy as np
 from ..runs.store import Run
 from . import metrics
 from .metrics import Estimate, Evaluator
-from .tables import interval
 
 Estimates = dict[str, dict[str, Estimate]]  # variant -> metric -> estimate
 KID_RATIO = 0.5  # a style: the distance to its cartoons, at most, as a part of the untouched photo's
@@ -19,27 +17,19 @@ COMPARISONS = (  # goal, the row of the ablation table to be better than, its gr
     ("landmark error below that without the loss, equal steps", "without landmark", "without", "landmark_error"),
 )
 COMPARED = ("kid_cartoon", "landmark_error", "content_distance", "flatness")  # metrics of differences between rows
-MET = {True: "yes", False: "no", None: "nothing to compare with"}
 
 
 def measure_style(evaluator: Evaluator, run: Run, style: str, seed: int) -> tuple[Estimates, list[dict]]:
-    """Measure a style's generator, beside the untouched photos and the held-out cartoons.
-
-    Returns estimates, variant -> metric -> estimate, and their rows.
-    """
+    """Measure a style's generator, beside the untouched photos and the held-out cartoons: estimates, and their rows."""
     photos, generator = evaluator.photos, run.generator(evaluator.device)
     own = evaluator.measure(metrics.generate(generator, photos, evaluator.device))
     own["milliseconds"] = metrics.milliseconds(generator, photos[:30], evaluator.device)
-    estimates = {
-        "untouched photo": evaluator.measure(photos),
-        "held-out cartoons": {"flatness": metrics.mean_estimate(metrics.flatness(evaluator.cartoons))},
-        "full method": own,
-    }
-    rows = []
-    for (variant, measured), group in zip(estimates.items(), ("photo", "cartoons", "style")):
-        steps, code = (run.summary["steps"], run.summary["code"]) if group == "style" else (0, "-")
-        rows += evaluator.rows(measured, style, variant, group, steps, seed, code)
-    return estimates, rows
+    photo = evaluator.measure(photos)
+    cartoons = {"flatness": metrics.mean_estimate(metrics.flatness(evaluator.cartoons))}
+    rows = metrics.rows(photo, evaluator.networks, None, style, "untouched photo", "photo", seed)
+    rows += metrics.rows(cartoons, evaluator.networks, None, style, "held-out cartoons", "cartoons", seed)
+    rows += metrics.rows(own, evaluator.networks, run, style, "full method", "style", seed)
+    return {"untouched photo": photo, "held-out cartoons": cartoons, "full method": own}, rows
 
 
 def goals(rows: list[dict], ablations: dict, styles: list[str]) -> list[dict]:
@@ -57,48 +47,26 @@ def goals(rows: list[dict], ablations: dict, styles: list[str]) -> list[dict]:
     found = {(row["style"], row["variant"], row["group"], row["metric"]): row for row in rows}
     result = []
     for style in styles:
-        ours = found[style, "full method", "style", "kid_cartoon"]["value"]
-        ratio = ours / found[style, "untouched photo", "photo", "kid_cartoon"]["value"]
-        error = _value(found[style, "full method", "style", "landmark_error"])
-        for goal, limit, values, bound in (
-            ("KID to cartoons / the photo's", KID_RATIO, {"value": ratio}, ratio),
-            ("landmark error", LANDMARK_ERROR, error, error["high"]),
-        ):
-            result.append({"goal": goal, "style": style, "limit": limit, **values, "met": bound <= limit})
+        photo = found[style, "untouched photo", "photo", "kid_cartoon"]["value"]
+        ratio = found[style, "full method", "style", "kid_cartoon"]["value"] / photo
+        error = _interval(found[style, "full method", "style", "landmark_error"])
+        kid = {"goal": "KID to cartoons / the photo's", "style": style, "limit": KID_RATIO, "value": ratio}
+        moved = {"goal": "landmark error", "style": style, "limit": LANDMARK_ERROR, **error}
+        result += [{**kid, "met": ratio <= KID_RATIO}, {**moved, "met": error["high"] <= LANDMARK_ERROR}]
     style = styles[0]
     for goal, variant, group, metric in COMPARISONS:
         ours, other = found.get((style, "full method", "full", metric)), found.get((style, variant, group, metric))
         about = {"goal": goal, "style": style, "limit": other["low"] if other else None}
         if ours and other:
-            reference, met = {"variant": variant, **_value(other)}, ours["high"] < other["low"]
-            result.append({**about, **_value(ours), "reference": reference, "met": met})
+            reference, met = {"variant": variant, **_interval(other)}, ours["high"] < other["low"]
+            result.append({**about, **_interval(ours), "reference": reference, "met": met})
         elif "stopped" in ablations["runs"].get(variant, {}):
             result.append({**about, "stopped": variant, "met": None})
     return result
 
 
-def _value(row: dict) -> dict[str, float]:
+def _interval(row: dict) -> dict[str, float]:
     return {key: row[key] for key in ("value", "low", "high")}
-
-
-def goal_rows(goals: list[dict]) -> list[dict[str, str]]:
-    """Goals as texts: goal, style, found, met.
-
-    Files that were written before goals held numbers have such texts already, which stay as they are.
-    """
-    return [goal if "found" in goal else _goal_row(goal) for goal in goals]
-
-
-def _goal_row(goal: dict) -> dict[str, str]:
-    name = goal["goal"]
-    if "stopped" in goal:
-        found = f"the row `{goal['stopped']}` collapsed to a flat picture (notebook 4)"
-    elif "reference" in goal:
-        found = f"{interval(goal)} and {interval(goal['reference'])}"
-    else:
-        name = f"{name} <= {goal['limit']:g}"
-        found = interval(goal) if "low" in goal else f"{goal['value']:.3f}"
-    return {"goal": name, "style": goal["style"], "found": found, "met": MET[goal["met"]]}
 
 
 def seeds(rows: list[dict], groups: dict) -> list[dict]:
@@ -112,12 +80,11 @@ def seeds(rows: list[dict], groups: dict) -> list[dict]:
     for first in dict.fromkeys(title.rpartition(", seed ")[0] for title in groups["again"]):
         titles = [first, *(title for title in groups["again"] if title.startswith(f"{first}, seed "))]
         for metric in ("kid_cartoon", "landmark_error"):
-            if any((title, metric) not in found for title in titles):
-                continue
-            row, values = found[first, metric], [found[title, metric]["value"] for title in titles]
-            about = {"style": row["style"], "variant": first, "metric": metric, "features": row["features"]}
-            spread = {"mean": float(np.mean(values)), "deviation": float(np.std(values, ddof=1))}
-            result.append({**about, "values": values, **spread})
+            if all((title, metric) in found for title in titles):
+                row, values = found[first, metric], [found[title, metric]["value"] for title in titles]
+                about = {"style": row["style"], "variant": first, "metric": metric, "features": row["features"]}
+                spread = {"mean": float(np.mean(values)), "deviation": float(np.std(values, ddof=1))}
+                result.append({**about, "values": values, **spread})
     return result
 
 
@@ -129,9 +96,7 @@ def differences(estimates: Estimates, pairs: list[tuple[str, str]], style: str) 
     """
     result = []
     for variant, reference in pairs:
-        if variant not in estimates or reference not in estimates:
-            continue
-        for metric in COMPARED:
+        for metric in COMPARED if {variant, reference} <= estimates.keys() else ():
             gap = estimates[variant][metric].minus(estimates[reference][metric])
             about = {"style": style, "variant": variant, "reference": reference, "metric": metric}
             result.append({**about, "value": gap.value, "low": gap.low, "high": gap.high})

@@ -14,6 +14,7 @@ from .detector import DETECTOR
 
 # Eye corners, base of the nose and corners of the mouth: among the London Set's 189 points, and among 68.
 AMONG_189, AMONG_68 = (18, 22, 23, 27, 55, 87, 93), (36, 39, 42, 45, 33, 48, 54)
+EYES = (0, 3)  # the outer eye corners among these seven
 
 
 def hand_made_points(size: int) -> tuple[np.ndarray, np.ndarray] | None:
@@ -40,15 +41,6 @@ def hand_made_points(size: int) -> tuple[np.ndarray, np.ndarray] | None:
     return np.stack(aligned), np.stack(truth)
 
 
-def hand_made_errors(points: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Mean distance of seven points from those set by hand, in units of the distance between the outer eye corners.
-
-    (N, 7, 2) each, in the order of AMONG_68 -> (N,).
-    """
-    width = np.linalg.norm(truth[:, 0] - truth[:, 3], axis=-1)
-    return np.linalg.norm(points - truth, axis=-1).mean(axis=1) / width
-
-
 def measured_rows(
     runs: dict[str, Run], detector: nn.Module, size: int, seed: int, device: torch.device | str
 ) -> list[dict]:
@@ -67,15 +59,10 @@ def measured_rows(
     photos, truth = hand_made
     rows = []
     for style, run in {"-": None, **runs}.items():
-        about = {"variant": "untouched photo", "steps": 0, "code": "-"}
-        pictures = photos
-        if run is not None:
-            about = {"variant": "full method", "steps": run.summary["steps"], "code": run.summary["code"]}
-            pictures = metrics.generate(run.generator(device), photos, device)
+        pictures = metrics.generate(run.generator(device), photos, device) if run else photos
         found = metrics.landmarks_of(detector, pictures, device)[:, AMONG_68]
-        e = metrics.mean_estimate(hand_made_errors(found, truth))
-        rows.append(
-            {"style": style, "group": "london", "seed": seed, "n": e.n, "metric": "hand_made_error",
-             "features": DETECTOR, "value": e.value, "low": e.low, "high": e.high, **about}
-        )  # fmt: skip
+        error = metrics.mean_estimate(metrics.landmark_errors(found, truth, EYES))
+        variant = "full method" if run else "untouched photo"
+        networks = {"hand_made_error": DETECTOR}
+        rows += metrics.rows({"hand_made_error": error}, networks, run, style, variant, "london", seed)
     return rows

@@ -17,6 +17,7 @@ from .. import losses
 from ..dataset.prepare import ImageSet
 from ..files import InputError
 from ..images import to_tensor, to_uint8
+from ..runs.store import Run
 from .detector import DETECTOR
 
 DRAWS = 500
@@ -38,7 +39,7 @@ class Estimate:
     draws: np.ndarray = field(repr=False, compare=False)
 
     def minus(self, other: "Estimate") -> "Estimate":
-        """The difference from another estimate on the same images, with the interval of the difference itself.
+        """The difference from another estimate on the same images, with its own interval.
 
         Images that are hard for one variant are hard for the other, so this interval is much narrower than theirs.
         """
@@ -46,7 +47,6 @@ class Estimate:
 
 
 def _interval(value: float, draws: np.ndarray, n: int) -> Estimate:
-    """An Estimate whose draws are centred on the value, because resampling shifts the mean of some statistics."""
     finite = draws[np.isfinite(draws)]  # one image n times, which happens with few, has no kernel distance
     if not finite.size:
         raise InputError(f"{n} held-out image is too few for a distance: raise `test_fraction`.")
@@ -54,9 +54,9 @@ def _interval(value: float, draws: np.ndarray, n: int) -> Estimate:
     return Estimate(float(value), float(low), float(high), n, draws)
 
 
-def _estimate(statistic: Callable[[np.ndarray], float], n: int, seed: int = 0) -> Estimate:
+def _estimate(statistic: Callable[[np.ndarray], float], n: int) -> Estimate:
     """Evaluate `statistic(counts)`, where counts[i] says how often image i is in the sample: once, then resampled."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     draws = [statistic(rng.multinomial(n, np.full(n, 1 / n)).astype(float)) for _ in range(DRAWS)]
     return _interval(statistic(np.ones(n)), np.array(draws), n)
 
@@ -65,11 +65,6 @@ def mean_estimate(values: np.ndarray) -> Estimate:
     """Mean of one number per image."""
     values = np.asarray(values, float)
     return _estimate(lambda counts: float(counts @ values / counts.sum()), len(values))
-
-
-def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Of all pairs, (n, d) and (m, d) -> (n, m)."""
-    return (x @ y.T / x.shape[1] + 1) ** 3
 
 
 def _off_diagonal_mean(kernel: np.ndarray, counts: np.ndarray) -> float:
@@ -87,7 +82,7 @@ def kid(x: np.ndarray, y: np.ndarray, paired: bool = False) -> Estimate:
         x, y: features (n, d) and (m, d), n and m at least 2.
         paired: y[i] belongs to x[i] (the photo of an output): both are resampled together and such pairs do not count.
     """
-    xx, xy, yy = _kernel(x, x), _kernel(x, y), _kernel(y, y)
+    xx, xy, yy = ((a @ b.T / x.shape[1] + 1) ** 3 for a, b in ((x, x), (x, y), (y, y)))
     within_y, across = _off_diagonal_mean(yy, np.ones(len(y))), xy.mean(axis=1)
 
     def statistic(counts: np.ndarray) -> float:
@@ -131,20 +126,19 @@ def flatness(images: np.ndarray, threshold: float = 4.0) -> np.ndarray:
     return (torch.maximum(high - inner, inner - low) < threshold).float().mean(dim=(1, 2, 3)).numpy()
 
 
-def landmark_errors(points: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Mean distance of 68 landmarks from the reference's, in units of its inter-ocular distance (outer eye corners).
+def landmark_errors(points: np.ndarray, reference: np.ndarray, eyes: tuple[int, int] = (36, 45)) -> np.ndarray:
+    """Mean distance of landmarks from the reference's, in units of its inter-ocular distance.
 
-    (N, 68, 2) each -> (N,).
+    (N, K, 2) each -> (N,).  eyes: the outer eye corners among the K points, by default those of 68.
     """
-    width = np.linalg.norm(reference[:, 36] - reference[:, 45], axis=-1)
+    width = np.linalg.norm(reference[:, eyes[0]] - reference[:, eyes[1]], axis=-1)
     return np.linalg.norm(points - reference, axis=-1).mean(axis=1) / width
 
 
 @torch.no_grad()
 def _map(function: Callable[[Tensor], Tensor], images: np.ndarray, device: torch.device | str) -> Tensor:
     """Apply a function of (B, 3, H, W) tensors in [-1, 1] to (N, H, W, 3) uint8 images, batch by batch."""
-    tensors = to_tensor(images)
-    return torch.cat([function(part.to(device)).float().cpu() for part in tensors.split(BATCH)])
+    return torch.cat([function(part.to(device)).float().cpu() for part in to_tensor(images).split(BATCH)])
 
 
 def landmarks_of(detector: nn.Module, images: np.ndarray, device: torch.device | str = "cpu") -> np.ndarray:
@@ -195,7 +189,7 @@ class Evaluator:
     def __init__(self, photos, cartoons, embedder, perceptual, detector, device="cpu"):
         self.photos, self.cartoons, self.device = photos, cartoons, device
         distances = dict.fromkeys(("kid_cartoon", "frechet_cartoon", "kid_photo", "frechet_photo"), embedder.name)
-        self._networks = distances | {"landmark_error": DETECTOR, "content_distance": perceptual.name}
+        self.networks = distances | {"landmark_error": DETECTOR, "content_distance": perceptual.name}  # of the metrics
         self._embed = lambda images: _map(embedder.embed, images, device).double().numpy()
         self._content = lambda images: _map(perceptual, images, device)
         self._points = lambda images: landmarks_of(detector, images, device)
@@ -217,15 +211,19 @@ class Evaluator:
             "flatness": mean_estimate(flatness(outputs)),
         }
 
-    def rows(
-        self, measured: dict[str, Estimate], style: str, variant: str, group: str, steps: int, seed: int, code: str
-    ) -> list[dict]:
-        """What was measured of one set of pictures as rows of metrics.json: a row a metric, each saying all of itself.
 
-        measured: by metric; what no network had a part in, like the time of an image, has "-" for features.
-        """
-        return [
-            {"style": style, "variant": variant, "group": group, "steps": steps, "seed": seed, "n": e.n, "metric": name,
-             "features": self._networks.get(name, "-"), "value": e.value, "low": e.low, "high": e.high, "code": code}
-            for name, e in measured.items()
-        ]  # fmt: skip
+def rows(
+    estimates: dict[str, Estimate], networks: dict[str, str], run: Run | None, style: str, variant: str, group: str,
+    seed: int,
+) -> list[dict]:  # fmt: skip
+    """Estimates of one set of pictures, by metric, as rows of metrics.json: a row a metric, each saying all of itself.
+
+    networks: metric -> the network of its features; "-" stands for none, as of the time of an image.
+    run: the one that drew the pictures; None for photos and cartoons.
+    """
+    steps, code = (run.summary["steps"], run.summary["code"]) if run else (0, "-")
+    return [
+        {"style": style, "variant": variant, "group": group, "steps": steps, "seed": seed, "n": e.n, "metric": metric,
+         "features": networks.get(metric, "-"), "value": e.value, "low": e.low, "high": e.high, "code": code}
+        for metric, e in estimates.items()
+    ]  # fmt: skip

@@ -6,7 +6,7 @@ from torch import nn
 
 from ..dataset.catalogue import style_name
 from ..images import to_tensor
-from ..profile import LOSSES, Profile
+from ..profile import Profile
 from .tables import table
 
 PUBLISHED_SIZE = 128  # px, of the original's images
@@ -21,13 +21,8 @@ PUBLISHED = {
 def _factors(size: int, channels: int, magnitude: float) -> dict[str, float]:
     """Our weight over theirs, of each loss that both have; see scale_free_weights."""
     features = magnitude / (channels * (size // 8) ** 2)
-    return {
-        "content": features,
-        "structure": features,
-        "surface": 1.0,
-        "texture": 1.0,
-        "total_variation": 1 / (3 * size**2),
-    }
+    equal = {"surface": 1.0, "texture": 1.0}
+    return {"content": features, "structure": features, **equal, "total_variation": 1 / (3 * size**2)}
 
 
 def scale_free_weights(published: dict[str, float], size: int, channels: int, magnitude: float) -> dict[str, float]:
@@ -65,16 +60,15 @@ def weights_markdown(profile: Profile, channels: int, magnitude: float) -> str:
     """
     ours, scale = profile.weights.model_dump(), (PUBLISHED_SIZE, channels, magnitude)
     columns = {name: scale_free_weights(theirs, *scale) for name, theirs in PUBLISHED.items()}
-    # The total variation that the photo's edges weigh is another loss than theirs, of squares everywhere.
-    comparable = {name: weight for name, weight in ours.items() if name != "total_variation" or not profile.edge_aware}
-    columns["ours in the original's code"] = published_weights(comparable, *scale)
-    lines = [
-        [name, f"{ours[name]:.2g}", *(f"{theirs[name]:.3g}" if name in theirs else "-" for theirs in columns.values())]
-        for name in LOSSES
-    ]
+    columns["ours in the original's code"] = published_weights(ours, *scale)
+    if profile.edge_aware:  # a total variation that the photo's edges weigh is another loss than theirs, of squares
+        del columns["ours in the original's code"]["total_variation"]
+    lines = []
+    for name, weight in ours.items():
+        others = [f"{theirs[name]:.3g}" if name in theirs else "-" for theirs in columns.values()]
+        lines.append([name, f"{weight:.2g}", *others])
     text = table(["loss", "this profile", *columns], lines)
     settings_of = profile.flat()["style_settings"]
-    for style in map(style_name, profile.styles):
-        if style in settings_of:
-            text += f"\n\nFor `{style}`: {', '.join(f'{key} {value:g}' for key, value in settings_of[style].items())}."
+    for style in filter(settings_of.get, map(style_name, profile.styles)):
+        text += f"\n\nFor `{style}`: {', '.join(f'{key} {value:g}' for key, value in settings_of[style].items())}."
     return text

@@ -6,7 +6,6 @@ A number is written once, to a file in results/, and nobody types it again: the 
 
 import hashlib
 import json
-from collections.abc import Iterable
 from pathlib import Path
 
 import jinja2
@@ -14,6 +13,7 @@ import jinja2
 from .. import files
 from ..files import InputError, write_atomic
 from ..networks import Generator, count_parameters
+from ..profile import Profile
 from ..runs.profiles import load_profile
 from . import findings, tables
 
@@ -27,20 +27,22 @@ PAGES = {  # generated file -> its template
 }
 OF_A_PROFILE = ("data", "pretrain", "train", "ablations", "metrics", "findings")
 FILES = {"reference": OF_A_PROFILE, "quick": (*OF_A_PROFILE, "performance")}  # profiles whose results are in git
-MAKERS = {"bench": "make bench", "": "make soak"} | {name: f"make reproduce PROFILE={name}" for name in FILES}
+MAKERS = {"bench": "make bench", "": "make soak"}  # of the files in a folder of results/, where it is no profile's
 
 
 class Results:
-    """The result files below the root of a clone; `hashes` names those that were read, with their SHA-256."""
+    """The result files of a folder; `hashes` names those that were read, with their SHA-256."""
 
-    def __init__(self, root: Path):
-        self.root, self.hashes = root, {}
+    def __init__(self, folder: Path):
+        self.folder, self.hashes = folder, {}
 
     def read(self, name: str) -> dict:
-        """The content of results/<name>; InputError when it is damaged, or missing: then it says what makes it."""
-        path = self.root / "results" / name
+        """The content of a file; InputError when it is damaged, or missing: then it says what makes it."""
+        path = self.folder / name
         if not path.exists():
-            raise InputError(f"results/{name} is missing: {MAKERS[Path(name).parent.name]} makes it")
+            profile = Path(name).parent.name
+            maker = MAKERS.get(profile, f"make reproduce PROFILE={profile}")
+            raise InputError(f"results/{name} is missing: {maker} makes it")
         text = path.read_text(encoding="utf-8")
         self.hashes[name] = hashlib.sha256(text.encode("utf-8")).hexdigest()
         try:
@@ -48,9 +50,17 @@ class Results:
         except json.JSONDecodeError as error:
             raise InputError(f"results/{name} is not valid JSON ({error})") from None
 
+    def part(self, profile: str, name: str) -> dict | list:
+        """What a notebook kept as `name` for a profile."""
+        return self.read(f"{profile}/{name}.json")[name]
 
-def environment() -> jinja2.Environment:
-    """Jinja2 with our filters; a name that a template has and the results lack is an error."""
+    def weights(self, profile: str, style: str) -> Path:
+        """The file of a published generator; its card lies beside it."""
+        return self.folder / profile / "generators" / f"{style}.safetensors"
+
+
+def _rendered(template: str, names: dict) -> str:
+    """A page; InputError for a name that the template has and the results lack."""
     env = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES, encoding="utf-8"), undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
@@ -65,13 +75,15 @@ def environment() -> jinja2.Environment:
         "gigabytes": lambda megabytes: f"{megabytes / 1000:.1f} GB",
         "spread": lambda values: f"{values['median']:.2f} ({values['min']:.2f}-{values['max']:.2f})",
     }
-    env.globals |= {"tables": tables, "findings": findings}
-    return env
+    try:
+        return env.get_template(template, globals={"tables": tables, "findings": findings}).render(names)
+    except jinja2.UndefinedError as error:
+        raise InputError(f"{template} names a result that is not there ({error.message})") from None
 
 
 def page(root: Path, path: str) -> str:
     """The text of a generated page, rendered from the results below the root of a clone."""
-    template, folder, results = PAGES[path], Path(path).parent.name, Results(root)
+    template, folder, results = PAGES[path], Path(path).parent.name, Results(root / "results")
     names = {"template": f"cartoonlib/report/templates/{template}", "parameters": count_parameters(Generator())}
     if folder not in FILES:  # README.md and the page of the benchmarks
         names["bench"] = results.read("bench/cpu.json")
@@ -82,84 +94,21 @@ def page(root: Path, path: str) -> str:
     return _rendered(template, names | {"sources": results.hashes})
 
 
-def card(**facts: object) -> str:
-    """The card of a published generator: see templates/card.md.j2 for the facts that it needs."""
-    return _rendered("card.md.j2", facts)
-
-
-def cards(root: Path) -> dict[str, str]:
-    """Style -> the card of its generator, rendered from the published results below the root of a clone."""
-    results, texts = _of_a_profile(Results(root), PUBLISHED), {}
-    for style, run in results["train"].items():
-        path = weights_path(root, style)
-        texts[style] = card(
-            style=style,
-            path=path,
-            sha256=sha256(path),
-            faces=results["data"]["faces"],
-            cartoons=results["data"][style],
-            profile=load_profile(PUBLISHED),
-            pretrain_steps=results["pretrain"]["steps"],
-            run=run,
-            weights=run["weights"],
-            commit=results["environment"]["commit"],
-            rows=[row for row in results["rows"] if row["style"] == style and row["group"] in ("photo", "style")],
-        )
-    return texts
-
-
-def write(root: Path = files.ROOT) -> list[Path]:
-    """Write all generated pages and cards below the root of a clone; returns their paths.
-
-    A card vouches for a file of weights, so one that does not name the file's SHA-256 is not written over.
-    """
-    new = {root / path: page(root, path) for path in PAGES}
-    for style in Results(root).read(f"{PUBLISHED}/train.json")["train"]:
-        if not vouched(weights_path(root, style)):
-            raise InputError(f"{style}.safetensors is not the file that {style}.md describes: fetch both again.")
-    new |= {weights_path(root, style).with_suffix(".md"): text for style, text in cards(root).items()}
-    for path, text in new.items():
-        write_atomic(path, text)
-    return list(new)
-
-
-def weights_path(root: Path, style: str) -> Path:
-    """The file of a published generator; its card lies beside it."""
-    return root / "results" / PUBLISHED / "generators" / f"{style}.safetensors"
-
-
-def vouched(weights: Path) -> bool:
-    """Whether the card beside a file of weights names its SHA-256."""
-    known = weights.with_suffix(".md")
-    return weights.exists() and known.exists() and sha256(weights) in known.read_text(encoding="utf-8")
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _rendered(template: str, names: dict) -> str:
-    try:
-        return environment().get_template(template).render(names)
-    except jinja2.UndefinedError as error:
-        raise InputError(f"{template} names a result that is not there ({error.message})") from None
-
-
 def _of_a_profile(results: Results, profile: str) -> dict:
     """The names that a template of a profile's results may use."""
-    contents = {name: results.read(f"{profile}/{name}.json") for name in FILES[profile]}
-    found, rows = contents["findings"]["findings"], contents["metrics"]["metrics"]
-    return found | {
-        "environment": contents["metrics"]["environment"],
+    parts = {name: results.part(profile, name) for name in FILES[profile]}
+    rows, differences = parts["metrics"], parts["findings"]["differences"]
+    against: dict[str, list] = {}  # reference -> differences from it
+    for row in differences:
+        against.setdefault(row["reference"], []).append(row)
+    # `ablations` is what findings.json says of where its rows were made.
+    return {name: part for name, part in parts.items() if name not in ("metrics", "findings")} | parts["findings"] | {
+        "environment": results.read(f"{profile}/metrics.json")["environment"],
         "rows": rows,
-        **{name: contents[name][name] for name in FILES[profile] if name not in ("ablations", "metrics", "findings")},
-        "styles": {style: _style(style, run, rows) for style, run in contents["train"]["train"].items()},
-        "variants": _by_variant(row for row in rows if row["group"] not in tables.GROUPS_OF_STYLES),
-        "against": {
-            reference: _by_variant(row for row in found["differences"] if row["reference"] == reference)
-            for reference in {row["reference"] for row in found["differences"]}
-        },
-    }
+        "styles": {style: _style(style, run, rows) for style, run in parts["train"].items()},
+        "variants": _by_variant([row for row in rows if row["group"] not in tables.GROUPS_OF_STYLES]),
+        "against": {reference: _by_variant(found) for reference, found in against.items()},
+    }  # fmt: skip
 
 
 def _style(style: str, run: dict, rows: list[dict]) -> dict:
@@ -172,9 +121,54 @@ def _style(style: str, run: dict, rows: list[dict]) -> dict:
     return ours | {"kid_ratio": ratio, "run": run, "photo": photo, "cartoons": cartoons}
 
 
-def _by_variant(rows: Iterable[dict]) -> dict[str, dict[str, dict]]:
+def _by_variant(rows: list[dict]) -> dict[str, dict[str, dict]]:
     """Variant -> metric -> row."""
-    found = {}
+    found: dict[str, dict[str, dict]] = {}
     for row in rows:
         found.setdefault(row["variant"], {})[row["metric"]] = row
     return found
+
+
+def card(results: Results, profile: Profile, style: str) -> str:
+    """The card of a published generator, rendered from the results of its profile."""
+    data, run = results.part(profile.name, "data"), results.part(profile.name, "train")[style]
+    rows = [row for row in results.part(profile.name, "metrics") if row["style"] == style]
+    path = results.weights(profile.name, style)
+    return _rendered("card.md.j2", {
+        "style": style, "path": path, "sha256": _sha256(path), "profile": profile, "run": run,
+        "faces": data["faces"], "cartoons": data[style],
+        "pretrain_steps": results.part(profile.name, "pretrain")["steps"],
+        "commit": results.read(f"{profile.name}/metrics.json")["environment"]["commit"],
+        "rows": [row for row in rows if row["group"] in ("photo", "style")],
+    })  # fmt: skip
+
+
+def cards(root: Path) -> dict[str, str]:
+    """Style -> the card of its generator, rendered from the published results below the root of a clone."""
+    results, profile = Results(root / "results"), load_profile(PUBLISHED)
+    return {style: card(results, profile, style) for style in results.part(PUBLISHED, "train")}
+
+
+def write(root: Path = files.ROOT) -> list[Path]:
+    """Write all generated pages and cards below the root of a clone; returns their paths.
+
+    A card vouches for a file of weights, so one that does not name the file's SHA-256 is not written over.
+    """
+    new, results = {root / path: page(root, path) for path in PAGES}, Results(root / "results")
+    for style in results.part(PUBLISHED, "train"):
+        if not vouched(results.weights(PUBLISHED, style)):
+            raise InputError(f"{style}.safetensors is not the file that {style}.md describes: fetch both again.")
+    new |= {results.weights(PUBLISHED, style).with_suffix(".md"): text for style, text in cards(root).items()}
+    for path, text in new.items():
+        write_atomic(path, text)
+    return list(new)
+
+
+def vouched(weights: Path) -> bool:
+    """Whether the card beside a file of weights names its SHA-256."""
+    known = weights.with_suffix(".md")
+    return weights.exists() and known.exists() and _sha256(weights) in known.read_text(encoding="utf-8")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

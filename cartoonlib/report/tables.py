@@ -1,13 +1,10 @@
 """Tables and numbers in markdown."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from ..files import InputError
-
-
-def last_line(ratio: dict[str, float], device: str) -> str:
-    return f"ratio_to_original_step {ratio['median']:.2f} ({ratio['min']:.2f}-{ratio['max']:.2f}) on {device}"
-
 
 ROW = ("style", "variant", "steps", "seed", "n", "metric", "features", "value", "low", "high")
 METRICS = {  # the arrow marks those of which less is better
@@ -17,18 +14,9 @@ METRICS = {  # the arrow marks those of which less is better
     "landmark_error": "landmark error / eye distance ↓", "milliseconds": "ms an image ↓",
     "hand_made_error": "distance to hand-made points / eye distance ↓",
 }  # fmt: skip
-
-
-def measured(rows: list[dict], metric: str) -> tuple[dict[tuple, dict], str]:
-    """(style, variant, steps, seed) -> row of one metric; and its title with the networks that made its features."""
-    if missing := [key for key in ROW if any(key not in row for row in rows)]:
-        raise InputError(f"Some measurements lack {', '.join(missing)}: measure them again.")
-    found = {tuple(row[key] for key in ROW[:4]): row for row in rows if row["metric"] == metric}
-    if not found:
-        known = ", ".join(sorted({row["metric"] for row in rows}))
-        raise InputError(f"No `{metric}` was measured: choose one of {known or 'what you measure first'}.")
-    features = ", ".join(dict.fromkeys(row["features"] for row in found.values() if row["features"] not in ("", "-")))
-    return found, METRICS.get(metric, metric) + (f" ({features})" if features else "")
+PAGE_METRICS = ["kid_cartoon", "frechet_cartoon", "landmark_error", "content_distance", "flatness"]
+GROUPS_OF_STYLES = ("photo", "style", "cartoons", "london")  # the other groups are rows of the ablation table
+MET = {True: "yes", False: "no", None: "nothing to compare with"}
 
 
 def number(value: float) -> str:
@@ -47,41 +35,46 @@ def signed(row: dict) -> str:
     return f"{value} [{low}, {high}]" + ("" if row["low"] > 0 or row["high"] < 0 else " (not resolved)")
 
 
+def last_line(ratio: dict[str, float], device: str) -> str:
+    """What `make bench` ends with."""
+    return f"ratio_to_original_step {ratio['median']:.2f} ({ratio['min']:.2f}-{ratio['max']:.2f}) on {device}"
+
+
 def table(titles: list[str], lines: list[list], texts: int = 1) -> str:
     """A markdown table; the first `texts` columns are text, the others are numbers."""
     rows = [titles, ["---"] * texts + ["---:"] * (len(titles) - texts), *lines]
     return "\n".join("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)
 
 
+def measured(rows: list[dict], metric: str) -> tuple[dict[tuple, dict], str]:
+    """(style, variant, steps, seed) -> row of one metric; and its title with the networks that made its features."""
+    if missing := [key for key in ROW if any(key not in row for row in rows)]:
+        raise InputError(f"Some measurements lack {', '.join(missing)}: measure them again.")
+    found = {tuple(row[key] for key in ROW[:4]): row for row in rows if row["metric"] == metric}
+    if not found:
+        known = ", ".join(sorted({row["metric"] for row in rows}))
+        raise InputError(f"No `{metric}` was measured: choose one of {known or 'what you measure first'}.")
+    return found, _title(metric, (row["features"] for row in found.values()))
+
+
+def _title(metric: str, features: Iterable[str]) -> str:
+    named = ", ".join(name for name in dict.fromkeys(features) if name not in ("", "-"))
+    return METRICS.get(metric, metric) + (f" ({named})" if named else "")
+
+
 def table_markdown(rows: list[dict], metrics: list[str]) -> str:
-    """A markdown table: a line a variant, and in each metric's column value [low, high]."""
+    """Rows of metrics.json: a line a variant, and in each metric's column value [low, high]."""
     found, titles = zip(*(measured(rows, metric) for metric in metrics))
     keys = list(dict.fromkeys(key for column in found for key in column))
     shown = [i for i in range(4) if i == 1 or len({key[i] for key in keys}) > 1]  # what all lines share is left out
-
-    lines = [
-        [key[i] for i in shown] + [interval(column[key]) if key in column else "" for column in found] for key in keys
-    ]
+    lines = []
+    for key in keys:
+        lines.append([key[i] for i in shown] + [interval(column[key]) if key in column else "" for column in found])
     return table([ROW[i] for i in shown] + list(titles), lines, len(shown))
 
 
-def seeds_markdown(seeds: list[dict]) -> str:
-    """A markdown table of runs that differ in their seed: a line a variant and metric, with mean and deviation."""
-    lines = []
-    for row in seeds:
-        features = "" if row["features"] == "-" else f" ({row['features']})"
-        values = ", ".join(number(value) for value in row["values"])
-        spread = f"{number(row['mean'])} ± {number(row['deviation'])}"
-        lines.append([row["variant"], METRICS.get(row["metric"], row["metric"]) + features, values, spread])
-    return table(["variant", "metric", "seed 0, 1, 2", "mean ± deviation"], lines, 2)
-
-
-PAGE_METRICS = ["kid_cartoon", "frechet_cartoon", "landmark_error", "content_distance", "flatness"]
-GROUPS_OF_STYLES = ("photo", "style", "cartoons", "london")  # the other groups are rows of the ablation table
-
-
 def styles_markdown(rows: list[dict]) -> str:
-    """A markdown table of a profile's generators beside photos and held-out cartoons, from the rows of metrics.json."""
+    """A profile's generators beside photos and held-out cartoons, from the rows of metrics.json."""
     styles = [row for row in rows if row["group"] in GROUPS_OF_STYLES]
     found = {row["metric"] for row in styles}
     columns = [metric for metric in (*PAGE_METRICS, "hand_made_error", "milliseconds") if metric in found]
@@ -89,12 +82,22 @@ def styles_markdown(rows: list[dict]) -> str:
 
 
 def ablations_markdown(rows: list[dict]) -> str:
-    """A markdown table of the ablations, from the rows of metrics.json."""
+    """The ablations, from the rows of metrics.json."""
     return table_markdown([row for row in rows if row["group"] not in GROUPS_OF_STYLES], PAGE_METRICS)
 
 
+def seeds_markdown(seeds: list[dict]) -> str:
+    """Runs that differ in their seed (findings.seeds): a line a variant and metric, with mean and deviation."""
+    lines = []
+    for row in seeds:
+        values = ", ".join(number(value) for value in row["values"])
+        spread = f"{number(row['mean'])} ± {number(row['deviation'])}"
+        lines.append([row["variant"], _title(row["metric"], [row["features"]]), values, spread])
+    return table(["variant", "metric", "seed 0, 1, 2", "mean ± deviation"], lines, 2)
+
+
 def differences_markdown(differences: list[dict]) -> str:
-    """A markdown table of paired differences: a line for each pair of variants, a column for each metric."""
+    """Paired differences (findings.differences): a line for each pair of variants, a column for each metric."""
     found = {(row["variant"], row["reference"], row["metric"]): signed(row) for row in differences}
     metrics = list(dict.fromkeys(metric for *_, metric in found))
     pairs = dict.fromkeys((variant, reference) for variant, reference, _ in found)
@@ -103,5 +106,21 @@ def differences_markdown(differences: list[dict]) -> str:
 
 
 def goals_markdown(goals: list[dict]) -> str:
-    """A markdown table of goals, each a dict of the same texts."""
-    return table(list(goals[0]), [list(goal.values()) for goal in goals], len(goals[0]))
+    """Goals (findings.goals), a line each."""
+    titles = ["goal", "style", "found", "met"]
+    return table(titles, [[goal_texts(goal)[title] for title in titles] for goal in goals], 4)
+
+
+def goal_texts(goal: dict) -> dict[str, str]:
+    """A goal as texts: goal, style, found, met.  One out of a file of before goals held numbers has them already."""
+    name = goal["goal"]
+    if "found" in goal:
+        return goal
+    if "stopped" in goal:
+        found = f"the row `{goal['stopped']}` collapsed to a flat picture (notebook 4)"
+    elif "reference" in goal:
+        found = f"{interval(goal)} and {interval(goal['reference'])}"
+    else:
+        name = f"{name} <= {goal['limit']:g}"
+        found = interval(goal) if "low" in goal else f"{goal['value']:.3f}"
+    return {"goal": name, "style": goal["style"], "found": found, "met": MET[goal["met"]]}

@@ -41,12 +41,12 @@ def _page(root: Path, path: str) -> list[str]:
     wanted = render.page(root, path)
     if not (root / path).exists():
         return [f"{path} is missing: make readme writes it"]
-    return _difference(path, (root / path).read_text(encoding="utf-8"), wanted)
+    return _difference(root / path, path, wanted)
 
 
-def _difference(name: str, text: str, wanted: str) -> list[str]:
-    """The first line in which a text is not what the results make it."""
-    lines = zip_longest(text.split("\n"), wanted.split("\n"), fillvalue="(no line)")
+def _difference(path: Path, name: str, wanted: str) -> list[str]:
+    """The first line in which a page is not what the results make it."""
+    lines = zip_longest(path.read_text(encoding="utf-8").split("\n"), wanted.split("\n"), fillvalue="(no line)")
     for number, (ours, other) in enumerate(lines, 1):
         if ours != other:
             return [f"{name}, line {number}: `{ours}`, the results make it `{other}` (make readme writes it)"]
@@ -54,23 +54,22 @@ def _difference(name: str, text: str, wanted: str) -> list[str]:
 
 
 def _cards(root: Path) -> list[str]:
-    folder = root / "results" / render.PUBLISHED / "generators"
-    cards = {path.stem: path for path in sorted(folder.glob("*.md"))}
-    styles = render.Results(root).read(f"{render.PUBLISHED}/train.json")["train"]
-    wrong = [f"{style} has numbers or a card, not both" for style in sorted(set(styles) ^ set(cards))]
+    results = render.Results(root / "results")
+    styles = results.part(render.PUBLISHED, "train").keys()
+    cards = {path.stem: path for path in sorted(results.weights(render.PUBLISHED, "").parent.glob("*.md"))}
+    wrong = [f"{style} has numbers or a card, not both" for style in sorted(styles ^ cards.keys())]
     for style, path in cards.items():
-        if not render.vouched(render.weights_path(root, style)):
+        if not render.vouched(path.with_suffix(".safetensors")):
             wrong.append(f"{style}.safetensors is missing or not the file that {style}.md describes")
-    if wrong:
-        return wrong
-    texts = render.cards(root)
-    return [problem for style, path in cards.items()
-            for problem in _difference(path.name, path.read_text(encoding="utf-8"), texts[style])]  # fmt: skip
+    if not wrong:
+        for style, text in render.cards(root).items():
+            wrong += _difference(cards[style], cards[style].name, text)
+    return wrong
 
 
 def _origin(root: Path, name: str) -> list[str]:
     """Versions, commit, profile, seed and hardware stand beside the numbers."""
-    missing = RECORDED - set(render.Results(root).read(name).get("environment", {}))
+    missing = RECORDED - set(render.Results(root / "results").read(name).get("environment", {}))
     return [f"it does not say {', '.join(sorted(missing))}"] if missing else []
 
 
