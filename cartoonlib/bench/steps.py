@@ -126,8 +126,8 @@ def serve(which: str, settings: dict, changes: dict) -> None:
     answers, sys.stdout = sys.stdout, sys.stderr  # nothing else that is printed may get between the answers
     report = Report(profile_of(settings), progress=lambda line: None)
     p, device = report.profile.replace(**changes), report.device
-    sets = [at_size(images, p.size, p.batch) for images in (report.sets.faces, next(iter(report.sets.cartoons.values())))]
-    step = STEPS[which](p, *sets)
+    cartoons = next(iter(report.sets.cartoons.values()))
+    step = STEPS[which](p, *(at_size(images, p.size, p.batch) for images in (report.sets.faces, cartoons)))
     about = f"{step.update.perceptual.name}, {str(step.update.dtype).removeprefix('torch.')}"
     print(json.dumps({"about": about}), file=answers, flush=True)
     for _ in sys.stdin:
