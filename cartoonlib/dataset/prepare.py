@@ -183,9 +183,9 @@ def _split(sha256: str, test_fraction: float) -> str:
 
 def _both_splits(manifest: list[dict]) -> None:
     """If one split got no image, move the file that is nearest to it."""
-    order = sorted({entry["sha256"] for entry in manifest})
-    if len(order) > 1 and len({entry["split"] for entry in manifest}) == 1:
-        split, moved = ("test", order[0]) if manifest[0]["split"] == "train" else ("train", order[-1])
+    hashes, splits = ({entry[key] for entry in manifest} for key in ("sha256", "split"))
+    if len(hashes) > 1 and len(splits) == 1:
+        split, moved = ("test", min(hashes)) if splits == {"train"} else ("train", max(hashes))
         for entry in manifest:
             if entry["sha256"] == moved:
                 entry["split"] = split

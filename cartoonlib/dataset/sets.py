@@ -28,8 +28,8 @@ class Sets:
     @cached_property
     def faces(self) -> ImageSet:
         """The photos: all face sets of the profile as one."""
-        p = self.profile
-        return self._enough(join_sets([self._prepare(source, p.face_limit, "faces") for source in p.faces]))
+        limit = self.profile.face_limit
+        return self._enough(join_sets([self._prepare(source, limit, "faces") for source in self.profile.faces]))
 
     @cached_property
     def cartoons(self) -> dict[str, ImageSet]:
@@ -42,10 +42,7 @@ class Sets:
 
     @cached_property
     def shown(self) -> np.ndarray:
-        """The photos of the figures, uint8 (N, S, S, 3), public domain first; no network sees them in training.
-
-        Held-out ones, or the set that is `shown`.
-        """
+        """The photos of the figures, uint8 (N, S, S, 3), public domain first: the set `shown`, else held-out ones."""
         p = self.profile
         if p.shown and p.shown in p.faces:
             raise InputError(f"The setting `shown` must be a set that is not trained on, as {p.shown} is.")
@@ -65,9 +62,7 @@ class Sets:
         return images
 
     def _prepare(self, source: str, limit: int, kind: str) -> ImageSet:
-        p = self.profile
-        images = prepare(
-            source, p.size, limit=limit, test_fraction=p.test_fraction, kind=kind, progress=self._progress
-        )
+        size, test_fraction = self.profile.size, self.profile.test_fraction
+        images = prepare(source, size, limit=limit, test_fraction=test_fraction, kind=kind, progress=self._progress)
         self.hashes[images.name] = images.hash[:16]
         return images

@@ -45,8 +45,9 @@ def squares(item: RawImage, crop: str, side: int) -> list[tuple[str, Square | st
     if crop != "faces":
         return [(item.name, _cartoon(picture, crop, side))]
     found = [_face(picture, face, side) for face in _detect(picture)] or ["no face"]
-    names = [f"{item.name}#{number}" for number in range(1, len(found) + 1)] if len(found) > 1 else [item.name]
-    return list(zip(names, found))
+    if len(found) == 1:
+        return [(item.name, found[0])]
+    return [(f"{item.name}#{number}", square) for number, square in enumerate(found, start=1)]
 
 
 def _detect(picture: np.ndarray) -> list[Face]:
