@@ -22,7 +22,7 @@ from cartoonlib.runs.profiles import load_profile
 from cartoonlib.step import PretrainStep, TrainStep
 
 GOLDEN = Path(__file__).with_name("golden")
-PHOTOS = [GOLDEN / "photos" / f"{name}.png" for name in ("collins", "hopper")]  # as conftest.two_faces aligned them once
+PHOTOS = [GOLDEN / "photos" / f"{name}.png" for name in ("collins", "hopper")]
 NUMBERS = GOLDEN / "numbers.json"
 PROFILE = conftest.TINY.replace(size=128, segments=200)
 
@@ -34,7 +34,7 @@ def pictures(photos: np.ndarray) -> dict[str, np.ndarray]:
 
 def losses(photos: np.ndarray) -> dict[str, float]:
     """Every loss of the first step of training, and of pretraining."""
-    photo, cartoon = (to_tensor(images).contiguous(memory_format=torch.channels_last) for images in (photos, cartoons()))
+    photo, cartoon = (to_tensor(x).contiguous(memory_format=torch.channels_last) for x in (photos, cartoons()))
     accelerator = training.make_accelerator(PROFILE)
     weights = torch.tensor([0.3, 0.6, 0.1]).view(1, 3, 1, 1)
     values = PretrainStep(PROFILE, accelerator)(photo)

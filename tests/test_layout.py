@@ -120,8 +120,10 @@ def is_text_without_encoding(call: ast.Call) -> bool:
         return False
     given = [*call.args, *(keyword.value for keyword in call.keywords if keyword.arg == "mode")]
     modes = [a.value for a in given if isinstance(a, ast.Constant) and re.fullmatch("[rwaxbt+]{1,3}", str(a.value))]
-    of_a_library = isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name)
-    if of_a_library and call.func.value.id in ("Image", "os", "av", "tarfile", "zipfile", "Run", "PIL", "formats"):
+    owner = call.func.value if isinstance(call.func, ast.Attribute) else None
+    if isinstance(owner, ast.Attribute) and owner.attr == "Image":  # PIL.Image.open
+        return False
+    if isinstance(owner, ast.Name) and owner.id in ("Image", "os", "av", "tarfile", "zipfile", "Run", "PIL", "formats"):
         return False
     return not any("b" in mode for mode in modes)
 

@@ -112,7 +112,8 @@ def test_linear_output_can_leave_the_range_and_tanh_cannot():
 
 
 def test_the_defaults_are_whiteboxes_but_for_the_padding():
-    settings = {"slope": 0.2, "tanh": False, "skips": True, "filter_eps": 0.01, "filter_radius": 2, "padding": "replicate"}
+    settings = {"slope": 0.2, "tanh": False, "skips": True, "padding": "replicate"}
+    settings |= {"filter_eps": 0.01, "filter_radius": 2}
     assert Generator().settings() == settings
     assert PatchDiscriminator(3).layers[1].negative_slope == 0.2
 

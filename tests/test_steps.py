@@ -68,7 +68,8 @@ def fake_step():
 
     def move_to(device: str) -> tuple[TrainStep, tuple]:
         step.device = torch.device(device)
-        for network in (step.generator, step.d_surface, step.d_texture, step.ema, step.perceptual, step.landmark_network):
+        trained = (step.generator, step.d_surface, step.d_texture, step.ema)
+        for network in (*trained, step.perceptual, step.landmark_network):
             move(network, device)
         step.g_optimizer = _adam(1e-3, step.generator)
         step.d_optimizer = _adam(1e-3, step.d_surface, step.d_texture)
@@ -315,8 +316,8 @@ def job(tmp_path, face_set, cartoon_set):
     """Run a training in processes of its own; `kill_at`: the optimizer step in which each is killed (signal 9)."""
     for kind, images in (("faces", face_set), ("cartoons", cartoon_set)):
         np.save(tmp_path / f"{kind}.npy", images.images)
-        (tmp_path / f"{kind}.json").write_text(json.dumps(list(images.split)))
-    (tmp_path / "job.py").write_text(JOB)
+        (tmp_path / f"{kind}.json").write_text(json.dumps(list(images.split)), encoding="utf-8")
+    (tmp_path / "job.py").write_text(JOB, encoding="utf-8")
 
     def run(profile: Profile, runs: Path, processes: int = 1, kill_at: int = 0) -> int:
         launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
