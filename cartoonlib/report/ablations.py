@@ -48,10 +48,7 @@ def rows_markdown(groups: Groups) -> str:
 
 
 def train(report: Report, groups: Groups, style: str, progress: Callable) -> tuple[dict[str, Run], dict[str, str]]:
-    """Train the rows that are missing.
-
-    Returns title -> run of those that were trained, and title -> reason of those that collapsed: a result too.
-    """
+    """Train the missing rows: title -> run, and title -> reason of those that collapsed, which is a result too."""
     rows, runs, stopped = rows_of(groups), {}, {}
     for number, (_, title, row) in enumerate(rows, start=1):
         start = f"row {number}/{len(rows)}, "
@@ -63,33 +60,22 @@ def train(report: Report, groups: Groups, style: str, progress: Callable) -> tup
 
 
 def comparison(photos: np.ndarray, outputs: dict, titles: Iterable[str], notes: dict | None = None) -> plt.Figure:
-    """The photos beside what rows make of them; a row without an output, which collapsed, is left out.
-
-    outputs: title -> uint8 (N, S, S, 3).  notes: title -> text under the title.
-    """
+    """The photos beside outputs (title -> uint8 (N, S, S, 3)), with notes by title; none of collapsed rows."""
     return figures.comparison(photos, {title: outputs[title] for title in titles if title in outputs}, notes)
 
 
-def measure(evaluator: Evaluator, runs: dict[str, Run], progress: Callable) -> Estimates:
-    """Variant -> metric -> estimate, of the untouched photo and of every row, on the evaluator's photos."""
-    estimates = {"untouched photo": evaluator.measure(evaluator.photos)}
-    for number, (title, run) in enumerate(runs.items(), start=1):
-        progress(f"measuring row {number}/{len(runs)}: {title}")
-        outputs = metrics.generate(run.generator(evaluator.device), evaluator.photos, evaluator.device)
-        estimates[title] = evaluator.measure(outputs)
-    return estimates
-
-
-def measured_rows(
-    evaluator: Evaluator, estimates: Estimates, runs: dict[str, Run], groups: Groups, style: str
-) -> list[dict]:
-    """The estimates of all runs as rows of metrics.json."""
-    result = []
+def measure(
+    evaluator: Evaluator, runs: dict[str, Run], groups: Groups, style: str, progress: Callable
+) -> tuple[Estimates, list[dict]]:
+    """Estimates of the untouched photo and of every run, on the evaluator's photos; and those of the runs as rows."""
+    estimates, rows = {"untouched photo": evaluator.measure(evaluator.photos)}, []
     for group, title, row in rows_of(groups):
         if title in runs:
-            about = (style, title, group, row.seed)
-            result += metrics.rows(estimates[title], evaluator.networks, runs[title], *about)
-    return result
+            progress(f"measuring row {len(estimates)}/{len(runs)}: {title}")
+            outputs = metrics.generate(runs[title].generator(evaluator.device), evaluator.photos, evaluator.device)
+            estimates[title] = evaluator.measure(outputs)
+            rows += metrics.rows(estimates[title], evaluator.networks, runs[title], style, title, group, row.seed)
+    return estimates, rows
 
 
 def pairs(variants: Iterable[str]) -> list[tuple[str, str]]:
@@ -110,10 +96,7 @@ def about(groups: Groups, runs: dict[str, Run], stopped: dict[str, str], style: 
 
 
 def read(report: Report) -> tuple[dict, dict[str, str]]:
-    """The content of ablations.json and where it was made: device, precision, commit, date.
-
-    Both are empty when notebook 4 has not run for this profile.
-    """
+    """The content of ablations.json and where it was made (ORIGIN); both are empty when notebook 4 has not run."""
     if not (report.folder / "ablations.json").exists():
         return NO_ROWS, {}
     origin = report.read_numbers("ablations", "environment")

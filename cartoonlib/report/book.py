@@ -44,7 +44,7 @@ class Report:
     """What a notebook needs: its profile, its folder, and one way each to show progress, figures and numbers."""
 
     def __init__(self, profile: str | Profile, overrides: dict | None = None, progress: Callable = progress):
-        """The report of a profile: one that is given, or that of a name, with some settings replaced."""
+        """The report of a given profile, or of the one of a name, with some settings replaced."""
         self.profile = profile if isinstance(profile, Profile) else load_profile(profile, overrides)
         self.folder = files.RESULTS / self.profile.name
         self.runs = store.runs_folder(self.profile)
@@ -69,10 +69,7 @@ class Report:
         }
 
     def evaluator(self, faces: ImageSet, cartoons: ImageSet) -> Evaluator:
-        """What measures pictures in a style: by its held-out cartoons, on some 200 held-out photos.
-
-        So many are enough for the intervals.
-        """
+        """What measures a style: by its held-out cartoons, on some 200 held-out photos, enough for the intervals."""
         photos, drawings = (center_crop(images.part("test"), self.profile.size) for images in (faces, cartoons))
         judges = features.EfficientNetLite0(), features.PERCEPTUAL[self.profile.perceptual](), FaceApiLandmarks()
         judges = [network.to(self.device) for network in judges]
@@ -97,9 +94,9 @@ class Report:
         display(Image(data=light.getvalue(), format="jpeg"))
 
     def publish(self, style: str, run: store.Run) -> Path:
-        """Write a generator in half precision and its card to results/<profile>/generators; returns the weights' path.
+        """Write a generator in half precision to results/<profile>/generators, and its card by what notebooks kept.
 
-        The card says what the notebooks kept of the data, the training and the measurements.
+        Returns the path of the weights.
         """
         results = render.Results(files.RESULTS)
         path = results.weights(self.profile.name, style)

@@ -1,7 +1,6 @@
 """The three diagrams of the method, drawn from the modules themselves: pipeline, generator, discriminators.
 
 Labels, skips and parameter counts are read off the layers, so that a diagram cannot say what the code does not do.
-Each function returns a matplotlib Figure.
 """
 
 from collections import Counter
@@ -35,24 +34,19 @@ LOSS_BOXES = {
 
 
 def pipeline_counts(generator: nn.Module, profile: Profile, perceptual: nn.Module) -> dict[str, int | str]:
-    """What the pipeline figure says of the networks of a profile: see `networks` there."""
-    texture_features = perceptual.early_channels if profile.texture_features else 0
-    return {
-        "generator": sum(parameter.numel() for parameter in generator.parameters()),
-        "d_surface": count_parameters(PatchDiscriminator(3)),
-        "d_texture": count_parameters(PatchDiscriminator(1, features=texture_features)),
-        "perceptual": perceptual.name,
-    }
+    """What the pipeline figure says of networks: parameters of the trained ones, name of the perceptual one."""
+    features = perceptual.early_channels if profile.texture_features else 0
+    critics = {"d_surface": PatchDiscriminator(3), "d_texture": PatchDiscriminator(1, features=features)}
+    counts = {name: count_parameters(critic) for name, critic in critics.items()}
+    return {"generator": sum(p.numel() for p in generator.parameters()), **counts, "perceptual": perceptual.name}
 
 
 @styled
 def pipeline(images: dict[str, np.ndarray], networks: dict[str, int | str]) -> plt.Figure:
     """How a photo becomes a cartoon, and what every loss compares.
 
-    Args:
-        images: photo, output, surface, texture, structure, and the landmarks photo_points and output_points; the first
-            of each is shown.
-        networks: parameter counts of generator, d_surface and d_texture, and the name of the perceptual network.
+    images: photo, output, surface, texture, structure, and the landmarks photo_points and output_points; the first of
+    each is shown.  networks: see pipeline_counts.
     """
     need = "photo output photo_points output_points generator d_surface d_texture perceptual".split()
     if missing := {*BRANCHES, *need} - {*images, *networks}:
@@ -81,10 +75,7 @@ def pipeline(images: dict[str, np.ndarray], networks: dict[str, int | str]) -> p
 
 
 def _face(ax: plt.Axes, name: str, images: dict[str, np.ndarray], x: float, way: int) -> list[tuple]:
-    """The photo (way 1: its losses lie to the right) or the output (way -1) at x, with its landmarks below.
-
-    Returns the arrows to the losses that compare the two.
-    """
+    """The photo (way 1: losses to its right) or the output (way -1), landmarks below; returns the arrows to losses."""
     image, left = checked(images[name], name)[0], x - 0.475
     picture(ax, image, left, 2.075, 0.95)
     picture(ax, image, left, 0.475, 0.95, images[f"{name}_points"][0])

@@ -42,12 +42,11 @@ def represented(images: Tensor, profile: Profile) -> dict[str, np.ndarray]:
     images: (N, 3, S, S) in [-1, 1].  The colour-shift weights of the texture are drawn with the profile's seed.
     """
     p, weights = profile, views.color_shift_weights(torch.Generator().manual_seed(profile.seed))
-    found = {
-        "structure": views.structure(images, p.superpixels, p.segments, p.adaptive, p.brighten),
-        "texture": views.texture(images, weights),
-        "surface": views.surface(images, eps=p.surface_eps),
+    return {
+        "structure": to_uint8(views.structure(images, p.superpixels, p.segments, p.adaptive, p.brighten)),
+        "texture": to_uint8(views.texture(images, weights)),
+        "surface": to_uint8(views.surface(images, eps=p.surface_eps)),
     }
-    return {name: to_uint8(tensor) for name, tensor in found.items()}
 
 
 @styled
@@ -78,7 +77,7 @@ def _grid(columns: dict[str, np.ndarray], notes: dict[str, str], rule: bool = Fa
     titles = [textwrap.fill(title, int(side / size / 0.0098)) for title in columns]
     lines = [notes.get(title, "").split("\n") for title in columns]
     folded = ["\n".join(textwrap.fill(line, int(side / size / 0.0085)) for line in note) for note in lines]
-    note_lines, title_lines = (max(_lines(text) for text in texts) for texts in (folded, titles))
+    note_lines, title_lines = (max(len(text.strip().splitlines()) for text in texts) for texts in (folded, titles))
     low = 0.145 * note_lines
     top = 0.1 + 0.165 * title_lines + low + (0.1 if title_lines else 0)
     figure, ax = canvas(0.16 + pitch * len(columns), top + pitch * max(map(len, columns.values())) + 0.05)
@@ -93,16 +92,9 @@ def _grid(columns: dict[str, np.ndarray], notes: dict[str, str], rule: bool = Fa
     return figure
 
 
-def _lines(text: str) -> int:
-    return len(text.split("\n")) if text.strip() else 0
-
-
 @styled
 def comparison(photos: np.ndarray, columns: dict, column_notes: dict[str, str] | None = None) -> plt.Figure:
-    """Faces in rows, the photo and its variants (title -> images of the same faces) in columns.
-
-    column_notes: title -> what stands under it, weights for instance.
-    """
+    """Faces in rows, the photo and its variants (title -> images of the same faces) in columns, with notes by title."""
     columns = {title: checked(images, title) for title, images in {"photo": photos, **columns}.items()}
     if len({len(images) for images in columns.values()}) > 1:
         raise InputError("The columns hold different numbers of images: give the same faces in every column.")
@@ -112,13 +104,11 @@ def comparison(photos: np.ndarray, columns: dict, column_notes: dict[str, str] |
 @styled
 def gallery(rows: dict[str, np.ndarray]) -> plt.Figure:
     """The same faces side by side: a row for each entry (title -> images), its title before it."""
-    rows = {title: checked(images, title) for title, images in rows.items()}
-    left = 1.05
-    pitch = (WIDTH - left) / max(map(len, rows.values()))
+    left, pitch = 1.05, (WIDTH - 1.05) / max(map(len, rows.values()))
     figure, ax = canvas(WIDTH, pitch * len(rows) + 0.05)
     for j, (title, images) in enumerate(rows.items()):
         label(ax, left - 0.1, (j + 0.5) * pitch, textwrap.fill(title, 12), ha="right", va="center", weight="bold")
-        for i, image in enumerate(images):
+        for i, image in enumerate(checked(images, title)):
             picture(ax, image, left + i * pitch, 0.03 + j * pitch, pitch - 0.05)
     return figure
 

@@ -39,10 +39,7 @@ def goals(rows: list[dict], ablations: dict, styles: list[str]) -> list[dict]:
     of the ablation table, which is in the first style, has the other row's low end as its limit, and all of that row as
     `reference`. When the other row collapsed there is no limit: `stopped` names it, and `met` is None.
 
-    Args:
-        rows: of metrics.json, those of the ablation table among them.
-        ablations: the content of ablations.json.
-        styles: those with a generator, in the profile's order.
+    rows: of metrics.json.  ablations: content of ablations.json.  styles: those with a generator, in order.
     """
     found = {(row["style"], row["variant"], row["group"], row["metric"]): row for row in rows}
     result = []
@@ -91,8 +88,7 @@ def seeds(rows: list[dict], groups: dict) -> list[dict]:
 def differences(estimates: Estimates, pairs: list[tuple[str, str]], style: str) -> list[dict]:
     """How far variants lie from others in the metrics of COMPARED, with paired intervals.
 
-    estimates: variant -> metric -> estimate, all on the same photos.  pairs: (variant, reference); pairs of which one
-    was not measured are left out.
+    estimates: all on the same photos.  pairs: (variant, reference); those of which one was not measured are left out.
     """
     result = []
     for variant, reference in pairs:

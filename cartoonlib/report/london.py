@@ -44,15 +44,9 @@ def hand_made_points(size: int) -> tuple[np.ndarray, np.ndarray] | None:
 def measured_rows(
     runs: dict[str, Run], detector: nn.Module, size: int, seed: int, device: torch.device | str
 ) -> list[dict]:
-    """Rows of metrics.json: what a detector finds against the points set by hand, on the photos and on their cartoons.
+    """Rows of metrics.json: what the detector finds against points set by hand, on photos and each style's cartoons.
 
-    An empty list when the set is not at hand.
-
-    Args:
-        runs: style -> finished run, which draws the cartoons.
-        detector: network of 68 landmarks, `DETECTOR`.
-        size: side of the aligned faces in px.
-        seed: of the profile, which the rows name.
+    size: side of the aligned faces in px.  An empty list when the set is not at hand.
     """
     if (hand_made := hand_made_points(size)) is None:
         return []

@@ -78,9 +78,8 @@ def kid(x: np.ndarray, y: np.ndarray, paired: bool = False) -> Estimate:
 
     The interval resamples the images of x; pairs of an image with itself never count, so that resampling adds no bias.
 
-    Args:
-        x, y: features (n, d) and (m, d), n and m at least 2.
-        paired: y[i] belongs to x[i] (the photo of an output): both are resampled together and such pairs do not count.
+    x, y: features (n, d) and (m, d), n and m at least 2.
+    paired: y[i] belongs to x[i] (the photo of an output): both are resampled together and such pairs do not count.
     """
     xx, xy, yy = ((a @ b.T / x.shape[1] + 1) ** 3 for a, b in ((x, x), (x, y), (y, y)))
     within_y, across = _off_diagonal_mean(yy, np.ones(len(y))), xy.mean(axis=1)
@@ -179,11 +178,8 @@ def from_photos(cartoons: ImageSet, faces: ImageSet, embed: Callable[[Tensor], T
 class Evaluator:
     """Measures sets of cartoons against the same held-out photos and cartoons; what repeats is computed once.
 
-    Args:
-        photos, cartoons: held-out images (N, S, S, 3) and (M, S, S, 3) uint8.
-        embedder: network of the distances between sets, `features.EfficientNetLite0()`.
-        perceptual: network of the content distance.
-        detector: the landmark network `DETECTOR`.
+    photos, cartoons: held-out images (N, S, S, 3) and (M, S, S, 3) uint8.  embedder: network of the distances between
+    sets, `features.EfficientNetLite0()`.  perceptual: of the content distance.  detector: `DETECTOR`.
     """
 
     def __init__(self, photos, cartoons, embedder, perceptual, detector, device="cpu"):
@@ -218,8 +214,7 @@ def rows(
 ) -> list[dict]:  # fmt: skip
     """Estimates of one set of pictures, by metric, as rows of metrics.json: a row a metric, each saying all of itself.
 
-    networks: metric -> the network of its features; "-" stands for none, as of the time of an image.
-    run: the one that drew the pictures; None for photos and cartoons.
+    networks: metric -> the one of its features, "-" for others.  run: what drew the pictures, None for photos.
     """
     steps, code = (run.summary["steps"], run.summary["code"]) if run else (0, "-")
     return [

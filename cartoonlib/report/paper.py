@@ -1,6 +1,5 @@
 """What figures are drawn with: the canvas, its colours, and the pictures, texts, boxes and arrows on it.
 
-Images are uint8 arrays, (N, S, S, 3) or grey (N, S, S, 1); landmarks are (N, K, 2) in units of the image's side.
 Positions and lengths on a canvas are in inches, from its top left corner. A Figure that is returned is closed in
 pyplot, so that a notebook shows it once.
 """
@@ -34,10 +33,7 @@ def save_figure(figure: plt.Figure, path: Path | str) -> None:
 
 
 def panel_grid(width: float, height: float, down: int, across: int, **shared) -> tuple[plt.Figure, np.ndarray]:
-    """A figure with down x across panels for plots, and the panels row by row, (down * across,); sizes in inches.
-
-    shared: `sharex`, `sharey`, as for matplotlib's subplots.
-    """
+    """A figure with down x across panels for plots, and the panels row by row, (down * across,); sizes in inches."""
     figure = plt.figure(figsize=(width, height), layout="constrained")
     plt.close(figure)
     return figure, figure.subplots(down, across, squeeze=False, **shared).ravel()
@@ -80,8 +76,8 @@ def picture(ax: plt.Axes, image: np.ndarray, x: float, y: float, side: float, po
     ax.imshow(image, extent=extent, aspect="auto", alpha=1 if points is None else 0.55, zorder=2)
     ax.add_patch(plt.Rectangle((x, y), side, side, fc="none", ec=RULE, lw=0.5, zorder=3))
     if points is not None:
-        size = 4 if len(points) < 6 else 1.6
-        ax.plot(*(np.asarray(points) * side + (x, y)).T, "o", color=COLORS["content"], ms=size, mew=0, zorder=4)
+        style = {"color": COLORS["content"], "ms": 4 if len(points) < 6 else 1.6, "mew": 0, "zorder": 4}
+        ax.plot(*(np.asarray(points) * side + (x, y)).T, "o", **style)
 
 
 def box(ax: plt.Axes, x: float, y: float, text: str, color: str, width: float, size: float = 9, alpha=1.0) -> None:

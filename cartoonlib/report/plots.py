@@ -1,7 +1,7 @@
 """Figures made of numbers: loss curves, metrics with intervals, one metric against another.
 
 Every function returns a matplotlib Figure and raises an InputError when it is given nothing to draw. Rows of a log are
-dicts of `step` and losses (runs.store.Run.log), rows of measurements those of metrics.json (metrics.Evaluator.rows).
+dicts of `step` and losses (runs.store.Run.log), rows of measurements those of metrics.json (metrics.rows).
 """
 
 import matplotlib.pyplot as plt
@@ -55,12 +55,12 @@ def loss_bands(logs: list[list[dict]], keys: list[str]) -> plt.Figure:
 
 
 def _loss_panels(keys: list[str]) -> tuple[plt.Figure, np.ndarray]:
-    """Up to four panels a row, as many as losses or more; those without a loss are hidden."""
+    """A panel a loss, up to four in a row."""
     across, down = min(4, len(keys)), -(-len(keys) // 4)
     figure, panels = panel_grid(max(4, 2.5 * across), 1.75 * down + 0.5, down, across, sharex=True)
     for i, ax in enumerate(panels):
-        ax.set_visible(i < len(keys))
         lowest = i + across >= len(keys)
+        ax.set_visible(i < len(keys))
         ax.tick_params(labelbottom=lowest)
         ax.set_xlabel("step" if lowest else "", fontsize=9)
     return figure, panels
@@ -68,12 +68,14 @@ def _loss_panels(keys: list[str]) -> tuple[plt.Figure, np.ndarray]:
 
 def _finish_loss_panel(ax: plt.Axes, key: str) -> None:
     """Give a panel its title, its range from zero, and for a discriminator the line of one that cannot tell."""
+    top = None
     if key.startswith("d_"):
+        top = max(0.29, ax.get_ylim()[1])
         ax.axhline(0.25, color=MUTED, lw=1, ls="--", zorder=1)
         place = {"transform": ax.get_yaxis_transform(), "ha": "right", "va": "bottom"}
         ax.text(1, 0.253, "cannot tell", fontsize=8, color=MUTED, **place)
     ax.set_title(key.replace("d_", "discriminator: ").replace("_", " ").replace("color", "colour"))
-    ax.set_ylim(0, max(0.29, ax.get_ylim()[1]) if key.startswith("d_") else None)
+    ax.set_ylim(0, top)
 
 
 @styled
@@ -128,21 +130,19 @@ def _label_points(ax: plt.Axes, points: list[tuple[dict, dict]]) -> None:
     intervals += [Bbox(move([(h["value"], v["low"]), (h["value"], v["high"])])).padded(unit) for h, v in points]
     style = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": 8, "in_layout": False}
     for dot, (h, v) in zip(dots, points):
-        name, place = h["variant"], (h["value"], v["value"])
-        line = {"arrowstyle": "-", "color": color_of(name), "alpha": 0.6, "lw": 0.6, "shrinkA": 0, "shrinkB": 5}
-        label = ax.annotate(name, place, (0, 0), color=color_of(name), arrowprops=line, **style)
+        color = color_of(h["variant"])
+        line = {"arrowstyle": "-", "color": color, "alpha": 0.6, "lw": 0.6, "shrinkA": 0, "shrinkB": 5}
+        label = ax.annotate(h["variant"], (h["value"], v["value"]), (0, 0), color=color, arrowprops=line, **style)
         size = label.get_window_extent().size + 2 * unit
         boxes = [Bbox.from_bounds(*(dot + way * (size / 2 + r * unit) - size / 2), *size) for r, way in SPOTS]
-        costs = [r + _cost(ax, box, taken, intervals) for (r, _), box in zip(SPOTS, boxes)]
+        costs = []  # what a spot covers, in points of distance from the dot that one would go to avoid it
+        for (r, _), box in zip(SPOTS, boxes):
+            inside = ax.bbox.contains(*box.min) and ax.bbox.contains(*box.max)
+            covered = 6 * box.count_overlaps(intervals) + 300 * box.count_overlaps(taken)
+            costs.append(r + covered + (0 if inside else 300))
         best = boxes[int(np.argmin(costs))]
         taken.append(best)
         label.set_position(((best.min + best.max) / 2 - dot) / unit)
-
-
-def _cost(ax: plt.Axes, box: Bbox, taken: list[Bbox], intervals: list[Bbox]) -> int:
-    """What a label at `box` covers, in points of distance from its dot that one would go to avoid it."""
-    inside = ax.bbox.contains(*box.min) and ax.bbox.contains(*box.max)
-    return 6 * box.count_overlaps(intervals) + 300 * box.count_overlaps(taken) + (0 if inside else 300)
 
 
 @styled

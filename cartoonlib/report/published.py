@@ -30,10 +30,8 @@ def scale_free_weights(published: dict[str, float], size: int, channels: int, ma
 
     Their VGG and TV losses are means divided once more by C * H * W, so they hold for one size and network only.
 
-    Args:
-        size: side of the images in px.
-        channels: of the perceptual features (512 for VGG19 conv4_4), which are at 1/8 of the size.
-        magnitude: mean |features| of photos, which our relative losses divide by.
+    size: side of the images in px.  channels: of the perceptual features (512 for VGG19 conv4_4), at 1/8 of the size.
+    magnitude: mean |features| of photos, which our relative losses divide by.
     """
     factors = _factors(size, channels, magnitude)
     return {key: weight * factors[key] for key, weight in published.items()}

@@ -81,11 +81,6 @@ def styles_markdown(rows: list[dict]) -> str:
     return table_markdown(styles, columns)
 
 
-def ablations_markdown(rows: list[dict]) -> str:
-    """The ablations, from the rows of metrics.json."""
-    return table_markdown([row for row in rows if row["group"] not in GROUPS_OF_STYLES], PAGE_METRICS)
-
-
 def seeds_markdown(seeds: list[dict]) -> str:
     """Runs that differ in their seed (findings.seeds): a line a variant and metric, with mean and deviation."""
     lines = []
