@@ -53,17 +53,14 @@ def faceapi_weights(folder: Path) -> dict[str, Tensor]:
     stem = folder / "model" / "face_landmark_68_model"
     manifest = json.loads(Path(f"{stem}-weights_manifest.json").read_text(encoding="utf-8"))
     content = np.frombuffer(Path(f"{stem}.bin").read_bytes(), np.uint8)
+    layouts = {"depthwise_filter": (2, 3, 0, 1), "pointwise_filter": (3, 2, 0, 1), "filters": (3, 2, 0, 1)}
     tensors, start = {}, 0
     for entry in manifest[0]["weights"]:  # 8-bit codes, one tensor after the other
         name, shape, code = entry["name"], entry["shape"], entry["quantization"]
-        stop = start + math.prod(shape)
-        values = content[start:stop] * np.float32(code["scale"]) + np.float32(code["min"])
-        tensor, start = torch.from_numpy(values.reshape(shape)), stop
-        if name.endswith("depthwise_filter"):  # height, width, channels, 1
-            tensor = tensor.permute(2, 3, 0, 1)
-        elif name.endswith("filters") or name.endswith("pointwise_filter"):  # height, width, inputs, outputs
-            tensor = tensor.permute(3, 2, 0, 1)
-        tensors[name] = tensor.contiguous()
+        codes = content[start : start + math.prod(shape)].reshape(shape)
+        values = torch.from_numpy(codes * np.float32(code["scale"]) + np.float32(code["min"]))
+        axes = layouts.get(name.rpartition("/")[2], range(len(shape)))  # there: height, width, inputs, outputs or 1
+        tensors[name], start = values.permute(*axes).contiguous(), start + codes.size
     return tensors
 
 

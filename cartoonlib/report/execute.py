@@ -96,8 +96,10 @@ def without_traces(executed: str) -> str:
     longest_first = sorted(folders.items(), key=lambda item: len(str(item[1])), reverse=True)
     for output in (output for cell in content.cells for output in cell.get("outputs", ())):
         data = output.get("data", {})
-        for texts, key in [(output, "text"), *((data, key) for key in data if key.startswith("text/"))]:
-            for name, folder in longest_first if key in texts else ():
+        places = [(data, key) for key in data if key.startswith("text/")]
+        places += [(output, "text")] if "text" in output else []
+        for texts, key in places:
+            for name, folder in longest_first:
                 texts[key] = texts[key].replace(f"{folder}{os.sep}", f"{name}/".lstrip("/"))
     return nbformat.writes(content) + "\n"
 

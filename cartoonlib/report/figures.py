@@ -51,10 +51,7 @@ def represented(images: Tensor, profile: Profile) -> dict[str, np.ndarray]:
 
 @styled
 def representations(photos, structure, texture, surface, points) -> plt.Figure:
-    """The four representations of two photos: the photos above, below them what the losses see.
-
-    photos, structure, texture, surface: two images or more each.  points: landmarks of the photos.
-    """
+    """Two photos, their landmarks `points`, and what the losses see of them: two images or more each."""
     operations = ("superpixels, one colour each", "random colour shift", "guided filter", "landmark detection")
     after = {"structure": structure, "texture": texture, "surface": surface, "landmark": photos}
     figure, ax = canvas(WIDTH, 3.9)

@@ -91,8 +91,8 @@ def differences(estimates: Estimates, pairs: list[tuple[str, str]], style: str) 
     estimates: all on the same photos.  pairs: (variant, reference); those of which one was not measured are left out.
     """
     result = []
-    for variant, reference in pairs:
-        for metric in COMPARED if {variant, reference} <= estimates.keys() else ():
+    for variant, reference in (pair for pair in pairs if set(pair) <= estimates.keys()):
+        for metric in COMPARED:
             gap = estimates[variant][metric].minus(estimates[reference][metric])
             about = {"style": style, "variant": variant, "reference": reference, "metric": metric}
             result.append({**about, "value": gap.value, "low": gap.low, "high": gap.high})

@@ -79,14 +79,13 @@ def _finish_loss_panel(ax: plt.Axes, key: str) -> None:
 
 
 @styled
-def metric_bars(rows: list[dict], metric: str, groups: dict | None = None, reference="untouched photo") -> plt.Figure:
-    """Dots with intervals: a line for each variant, a panel for each style.
+def metric_bars(rows: list[dict], metric: str, groups: dict | None = None) -> plt.Figure:
+    """Dots with intervals: a line for each variant, a panel for each style; the photo's is a dashed line over all.
 
     groups: title -> variants; sets their order and leaves a gap after each group.
-    reference: the variant drawn as a dashed line over the whole panel, with its interval.
     """
     found, title = measured(rows, metric)
-    place, y = {}, 0.0
+    reference, place, y = "untouched photo", {}, 0.0
     for group in [*(groups or {}).values(), dict.fromkeys(key[1] for key in found)]:
         members = [v for v in group if v not in place and v != reference and any(v == key[1] for key in found)]
         place |= {variant: y + i for i, variant in enumerate(members)}
