@@ -14,7 +14,7 @@ from cartoonlib import files, losses
 from cartoonlib.dataset.batches import Batches
 from cartoonlib.dataset.folders import whole_folder
 from cartoonlib.files import InputError
-from cartoonlib.runs import checkpoints, guards, store
+from cartoonlib.runs import guards, store
 from cartoonlib.runs.guards import TrainingStopped
 from cartoonlib.runs.loop import Loop
 from cartoonlib.runs.store import Run
@@ -74,7 +74,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_used(damage, run,
         break_at(patch, 7)
         with pytest.raises(KeyboardInterrupt):
             run()
-    assert len(list(whole.folder.glob("checkpoint-*"))) == checkpoints.KEPT
+    assert len(list(whole.folder.glob("checkpoint-*"))) == store.KEPT
     path, state = newest_checkpoint(tmp_path)
     assert state["step"] == 6
     damage(path)
@@ -117,9 +117,9 @@ def test_a_checkpoint_cannot_run_code(tmp_path):
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "evil"),)
 
-    checkpoints.save(tmp_path, 1, {"state": Evil()})
+    store.save_checkpoint(tmp_path, 1, {"state": Evil()})
     with pytest.raises(Exception, match="[Ww]eights.only"):
-        checkpoints.load(tmp_path, lambda *_: None)
+        store.load_checkpoint(tmp_path, lambda *_: None)
     assert not (tmp_path / "evil").exists()
 
 
@@ -325,7 +325,7 @@ def test_a_disk_that_fills_up_while_training_loses_nothing(run, monkeypatch):
         write(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "write_atomic", full)
+        patch.setattr(store, "write_atomic", full)
         with pytest.raises(InputError, match="No space"):
             run()
     loaded = note_loaded(monkeypatch)

@@ -48,7 +48,7 @@ full: {full method: {}}
 others: {no content: {weights: {content: 0}}, dead skips: {skips: false}}
 """
 BAD_ROWS = """
-bad: {too fast: {discriminator_rate: 1.0e+30}, broken weights: {landmarks: fan}}
+bad: {too fast: {discriminator_rate: 1.0e+30}, early: {generator_rate: 1.0e+30}, broken weights: {landmarks: fan}}
 """
 COLLAPSE = {"discriminator_rate": 1e30}
 
@@ -190,7 +190,7 @@ def test_notebook_launcher_trains_the_same_run(results, launched, tmp_path, monk
 def test_a_crash_is_no_collapse(results, tmp_path, monkeypatch):
     """Processes that end without a word are a defect; their last words are shown."""
     program = tmp_path / "python"
-    program.write_text("#!/bin/sh\necho '{}'; echo noise; echo killed >&2; exit 1\n", encoding="utf-8")
+    program.write_text("#!/bin/sh\necho progress; echo noise; echo killed >&2; exit 1\n", encoding="utf-8")
     program.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(program))
     with pytest.raises(RuntimeError, match="pretraining: its 2 processes ended without a result:\nkilled"):
@@ -204,8 +204,8 @@ def test_more_processes_than_gpus_are_refused(results, monkeypatch):
 
 
 def test_a_process_ends_with_the_one_that_started_it():
-    code = "import time; from cartoonlib.runs import parallel; parallel._end_with_parent(); "
-    code += "print(1, flush=True); time.sleep(30)"
+    code = "import threading, time; from cartoonlib.runs import parallel; "
+    code += "threading.Thread(target=parallel._end_with_parent).start(); print(1, flush=True); time.sleep(30)"
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdout.readline() == "1\n"
@@ -216,15 +216,16 @@ def test_a_process_ends_with_the_one_that_started_it():
 # --- workers ------------------------------------------------------------------------------------------------------
 
 
-def test_two_workers_train_the_rows_of_the_table(results, tiny, monkeypatch, capsys):
+def test_two_workers_train_the_rows_of_the_table(results, tiny, monkeypatch, capfd):
     table = tiny / "profiles" / "ablations.yaml"
     table.write_text(ROWS + BAD_ROWS, encoding="utf-8")
     with pytest.raises(InputError, match="These rows failed: broken weights. The same command tries them again"):
         ablations.train_rows("tiny", workers=2)
-    out, err = capsys.readouterr()
-    assert "5 rows: 3 trained, 1 stopped, 1 failed\n" in out
+    out, err = capfd.readouterr()
+    assert "6 rows: 3 trained, 2 stopped, 1 failed\n" in out
     assert "too fast: drawn, too fast stopped at step 2: the loss" in out and "broken weights: " in out
-    assert "5 rows in style drawn, 0 of them trained before" in err and "\n5/5 " in err
+    assert "early: pretraining stopped at step" in out  # a row is what became of its pretraining
+    assert "6 rows in style drawn, 0 of them trained before" in err and "\n6/6 " in err
     assert "Traceback" not in out + err
 
     # The same bits as in this process, and no run beside these.
@@ -240,57 +241,49 @@ def test_two_workers_train_the_rows_of_the_table(results, tiny, monkeypatch, cap
     # The same command finds them and starts nothing.
     monkeypatch.setattr(ablations, "_client", never)
     ablations.train_rows("tiny", workers=2)
-    out, err = capsys.readouterr()
+    out, err = capfd.readouterr()
     assert out == "3 rows: 3 trained, 0 stopped, 0 failed\n" and "3 of them trained before" in err
 
 
+@dataclasses.dataclass(frozen=True)
+class Future:
+    key: str
+
+    def exception(self):
+        return None
+
+
+class Client:
+    """One that trains nothing, and says so of nothing; it remembers what each job waits for."""
+
+    id = "client"
+
+    def __init__(self):
+        self.first = {}
+
+    def nthreads(self):
+        return {"worker": 1}
+
+    def submit(self, _work, _settings, _title, _client, _gpus, _style, pretrained=None, key=None):
+        self.first[key] = pretrained and pretrained.key
+        return Future(key)
+
+
 def test_rows_wait_for_the_pretraining_that_they_share(results, monkeypatch):
-    """Else two workers would train one folder at once. A client that does nothing tells what comes first."""
+    """Else two workers would train one folder at once."""
     tiny = load_profile("tiny")
     rows = {"one": tiny, "other": tiny.replace(weights={"content": 0}), "architecture": tiny.replace(skips=False)}
-    folders = {title: parallel.run_folder(row, sets(), "drawn") for title, row in rows.items()}
-    first = {}
-
-    @dataclasses.dataclass(frozen=True)
-    class Future:
-        key: str
-
-        def exception(self):
-            return None
-
-        def result(self):
-            return {"run": self.key}
-
-    class Client:
-        id = "client"
-
-        def nthreads(self):
-            return {"worker": 1}
-
-        def submit(self, _work, _job, _style, pretrained, key):
-            first[key] = pretrained and pretrained.key
-            return Future(key)
-
     monkeypatch.setattr("distributed.as_completed", list)
-    pretrainings = {title: parallel.run_folder(row, sets(), None) for title, row in rows.items()}
-    ended = ablations._train_on_workers(Client(), rows, pretrainings, folders, "drawn", [])
-    assert ended == {title: {"run": folders[title].name} for title in rows}
-    starts = {title: first[folders[title].name] for title in rows}
-    assert starts == {title: folder.name for title, folder in pretrainings.items()}
-    assert starts["one"] == starts["other"] != starts["architecture"] and len(first) == 3 + 2
-
-
-def test_a_row_is_what_became_of_its_pretraining(results):
-    stopped = {"stopped": "pretraining stopped at step 2"}
-    job = {"settings": load_profile("tiny").model_dump(), "title": "row", "client": "client", "gpus": []}
-    assert ablations._work(job, "drawn", stopped) == stopped
-    assert not results.exists()
+    client = Client()
+    ablations._train_on_workers(client, rows, sets(), "drawn", [])
+    starts = {title: client.first[parallel.run_folder(row, sets(), "drawn").name] for title, row in rows.items()}
+    assert starts == {title: parallel.run_folder(row, sets(), None).name for title, row in rows.items()}
+    assert starts["one"] == starts["other"] != starts["architecture"] and len(client.first) == 3 + 2
 
 
 def test_workers_that_do_not_share_the_results_are_found_out(results, monkeypatch, capsys):
-    monkeypatch.setattr(ablations, "_client", lambda *_: contextlib.nullcontext())
-    trained = lambda _client, rows, *_: {title: {"run": "elsewhere"} for title in rows}  # noqa: E731
-    monkeypatch.setattr(ablations, "_train_on_workers", trained)
+    monkeypatch.setattr(ablations, "_client", lambda *_: contextlib.nullcontext(Client()))
+    monkeypatch.setattr("distributed.as_completed", list)
     with pytest.raises(InputError, match="These rows failed: full method, no content, dead skips"):
         ablations.train_rows("tiny", workers=2)
     assert "the workers must share this results/" in capsys.readouterr().out

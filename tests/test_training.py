@@ -18,7 +18,7 @@ from cartoonlib.files import InputError
 from cartoonlib.networks import Generator, count_parameters, load_generator
 from cartoonlib.profile import LOSSES
 from cartoonlib.report import metrics
-from cartoonlib.runs import store, training
+from cartoonlib.runs import store
 from cartoonlib.runs.guards import TrainingStopped
 from cartoonlib.runs.loop import Loop
 from cartoonlib.runs.store import Run
@@ -165,7 +165,7 @@ def test_a_run_of_older_code_is_used_and_said_to_be_so(finished, face_set, carto
 
 def test_what_names_a_run(tmp_path, monkeypatch, face_set, cartoon_set):
     """Another seed, weight or style is another run; rows that differ in loss weights share their pretraining."""
-    monkeypatch.setattr(training, "_finished", lambda folder, _progress: folder.name)  # names only
+    monkeypatch.setattr(Run, "find", lambda folder, _progress: folder.name)  # names only
     others = TINY.replace(seed=1), TINY.replace(weights={"content": 0.0})
     runs = [(TINY, "drawn"), *((profile, "drawn") for profile in others), (TINY, "other")]
     names = {train(profile, tmp_path, face_set, cartoon_set, style, progress=silent) for profile, style in runs}

@@ -20,10 +20,8 @@ def main() -> None:
     where = task.add_mutually_exclusive_group()
     where.add_argument("--workers", type=int, default=2, help="how many to start on this machine (default: 2)")
     where.add_argument("--scheduler", metavar="HOST:PORT", help="of a Dask scheduler whose workers to use")
-    task = tasks.add_parser("profile", help="print a profile with all its settings")
-    task.add_argument("profile")
-    task = tasks.add_parser("run", help="one job, given as JSON; for cartoonlib itself")
-    task.add_argument("job")
+    tasks.add_parser("profile", help="print a profile with all its settings").add_argument("profile")
+    tasks.add_parser("run", help="one job, given as JSON; for cartoonlib itself").add_argument("job")
     given = parser.parse_args()
     with one_sentence():
         if given.task == "train":

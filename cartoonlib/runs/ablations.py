@@ -1,7 +1,4 @@
-"""The rows of the ablation table, profiles/ablations.yaml, and training them on Dask workers.
-
-`python -m cartoonlib.runs ablations PROFILE` starts workers on this machine, or uses those of a scheduler.
-"""
+"""The rows of the ablation table, profiles/ablations.yaml, and training them on Dask workers."""
 
 import contextlib
 import logging
@@ -21,20 +18,16 @@ from ..dataset.sets import Sets
 from ..files import InputError
 from ..profile import Profile, profile_of
 from .guards import TrainingStopped
-from .parallel import is_finished, run, run_folder, show_line, silent
+from .parallel import run, run_folder, show_line, silent
 from .profiles import load_profile, read_yaml
-from .store import runs_folder
+from .store import is_finished
 
 
 def train_rows(name: str, workers: int, scheduler: str | None = None) -> None:
-    """Train the rows of a profile's ablation table, in its first style, on Dask workers, each row in one process.
+    """Train the rows of a profile's ablation table, in its first style, each in one process of Dask's.
 
-    Rows that agree in the pretraining share a pretrained generator, so each of these is a job that comes first. A row
-    that collapses is a result like any other; InputError is raised at the end when one fails for another reason.
-
-    Args:
-        workers: how many to start on this machine.
-        scheduler: HOST:PORT of a Dask scheduler whose workers are used instead; they must see the same results/.
+    Those are so many workers on this machine, or those of the scheduler at HOST:PORT, which must see the same results/.
+    A row that collapses is a result like any other; InputError is raised at the end when one fails for another reason.
     """
     if workers < 1:
         raise InputError("Give 1 worker or more.")
@@ -42,25 +35,18 @@ def train_rows(name: str, workers: int, scheduler: str | None = None) -> None:
     sets = Sets(profile, show_line)
     style = next(iter(sets.cartoons))
     rows = {title: row for group in ablation_rows(profile).values() for title, row in group.items()}
-    folders = {title: run_folder(row, sets, style) for title, row in rows.items()}  # sets are prepared here, once
-    pretrainings = {title: run_folder(row, sets, None) for title, row in rows.items()}
-    missing = {title: row for title, row in rows.items() if not is_finished(folders[title])}
+    missing = {title: row for title, row in rows.items() if not is_finished(run_folder(row, sets, style))}
     show_line(f"{len(rows)} rows in style {style}, {len(rows) - len(missing)} of them trained before", keep=True)
     results = {}
     if missing:
         with _client(workers, scheduler) as client:
-            gpus = [] if scheduler else _gpus()
-            results = _train_on_workers(client, missing, pretrainings, folders, style, gpus)
-    elsewhere = f"trained, but not into {runs_folder(profile)}: the workers must share this results/"
-    for title, result in results.items():
-        if "run" in result and not is_finished(folders[title]):
-            results[title] = {"failed": elsewhere}
-    stopped = [title for title, result in results.items() if "stopped" in result]
-    failed = [title for title, result in results.items() if "failed" in result]
+            results = _train_on_workers(client, missing, sets, style, [] if scheduler else _gpus())
+    stopped = [title for title, (kind, _) in results.items() if kind == "stopped"]
+    failed = [title for title, (kind, _) in results.items() if kind == "failed"]
     trained = len(rows) - len(stopped) - len(failed)
     print(f"{len(rows)} rows: {trained} trained, {len(stopped)} stopped, {len(failed)} failed")
     for title in stopped + failed:
-        print(f"{title}: {_in_words(results[title])}")
+        print(f"{title}: {results[title][1]}")
     if failed:
         raise InputError(f"These rows failed: {', '.join(failed)}. The same command tries them again.")
 
@@ -71,73 +57,65 @@ def _gpus() -> list[str]:
     return os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",") if count else []
 
 
-def _train_on_workers(
-    client, rows: dict[str, Profile], pretrainings: dict[str, Path], folders: dict[str, Path], style: str, gpus: list
-) -> dict[str, dict]:
-    """Title -> the result of each row, see _work; `pretrainings` and `folders` are those of its two runs."""
+def _train_on_workers(client, rows: dict[str, Profile], sets: Sets, style: str, gpus: list[str]) -> dict:
+    """Title -> (trained, stopped or failed, that in words), of each row."""
     from distributed import Event, as_completed
 
     if not client.nthreads():
         show_line("no worker has joined the scheduler yet: start some with `dask worker`", keep=True)
     if sys.stderr.isatty():
         client.subscribe_topic(f"progress of {client.id}", lambda event: show_line(event[1]))
-    futures = {}
+    pretrainings, futures, results = {}, {}, {}
     for title, row in rows.items():
-        # A job has the name of its folder, so that rows with the same pretraining share one job for it.
-        job = {"settings": row.model_dump(), "title": title, "client": client.id, "gpus": gpus}
-        pretrained = client.submit(_work, job, None, None, key=pretrainings[title].name)
-        futures[client.submit(_work, job, style, pretrained, key=folders[title].name)] = title
-    results = {}
+        job = row.model_dump(), title, client.id, gpus
+        # A job has the name of its folder: rows that agree in the pretraining wait for one job that makes it.
+        first, last = (run_folder(row, sets, what) for what in (None, style))
+        if first.name not in pretrainings:
+            pretrainings[first.name] = client.submit(_work, *job, None, key=first.name)
+        futures[client.submit(_work, *job, style, pretrainings[first.name], key=last.name)] = title, last
     try:
         for future in as_completed(futures):
-            title, error = futures[future], future.exception()
-            results[title] = {"failed": str(error)} if error else future.result()
-            last_line = _in_words(results[title]).splitlines()[-1]
-            show_line(f"{len(results)}/{len(futures)} {title}: {last_line}", keep=True)
+            title, folder = futures[future]
+            results[title] = _result(future, folder)
+            show_line(f"{len(results)}/{len(futures)} {title}: {results[title][1].splitlines()[-1]}", keep=True)
     except KeyboardInterrupt:
         Event(client.id, client).set()  # rows that have begun end too; they go on from their last checkpoints
         raise
     return results
 
 
-def _work(job: dict, style: str | None, pretrained: dict | None) -> dict:
-    """What a worker does: train one row, or its pretraining (style: None), unless the pretraining came to nothing.
+def _result(future, folder: Path) -> tuple[str, str]:
+    """(trained, stopped or failed, that in words), of a row that has ended."""
+    error = future.exception()  # its own, or that of its pretraining
+    if error is None:
+        elsewhere = f"trained, but not into {folder.parent}: the workers must share this results/"
+        return ("trained", f"trained, {folder.name}") if is_finished(folder) else ("failed", elsewhere)
+    if isinstance(error, InputError):
+        return "stopped" if isinstance(error, TrainingStopped) else "failed", str(error)
+    return "failed", "".join(traceback.format_exception(type(error), error, future.traceback()))  # a defect
 
-    Args:
-        job: the row's settings as plain values, its title, the id of the client that asks for it, and the GPUs that
-            workers share: each takes one, by its number; with none it sees what it was started with.
-        pretrained: the result of the pretraining, if this is not it.
-    Returns:
-        {"run": its folder's name}, {"stopped": why it collapsed} or {"failed": why}.
+
+def _work(settings: dict, title: str, client: str, gpus: list[str], style: str | None, _after: None = None) -> None:
+    """What a worker does: train one row by its settings, or its pretraining (style: None), which Dask ends first.
+
+    client: the id of the client that asks for it.  gpus: those that workers share: each takes one, by its number; with
+    none it sees what it was started with.
     """
     from distributed import Event, get_worker
 
-    if pretrained is not None and "run" not in pretrained:
-        return pretrained
-    worker, cancelled = get_worker(), Event(job["client"])
-    if gpus := job["gpus"]:  # before CUDA is first used in this process
+    worker, cancelled = get_worker(), Event(client)
+    if gpus:  # before CUDA is first used in this process
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[int(worker.name) % len(gpus)]
 
     def progress(line: str) -> None:
         if cancelled.is_set():
             raise InputError("stopped with the command that started it")
-        worker.log_event(f"progress of {job['client']}", line)
+        worker.log_event(f"progress of {client}", line)
 
-    try:
-        profile = profile_of(job["settings"])
-        if not hasattr(worker, "cartoonlib_sets"):  # opened once in each worker, for all its rows
-            worker.cartoonlib_sets = Sets(profile, silent)
-        return {"run": run(profile, worker.cartoonlib_sets, style, job["title"], progress).folder.name}
-    except TrainingStopped as reason:
-        return {"stopped": str(reason)}
-    except InputError as problem:
-        return {"failed": str(problem)}
-    except Exception:  # a defect in one row is not the end of the others
-        return {"failed": traceback.format_exc()}
-
-
-def _in_words(result: dict) -> str:
-    return f"trained, {result['run']}" if "run" in result else next(iter(result.values()))
+    profile = profile_of(settings)
+    if not hasattr(worker, "cartoonlib_sets"):  # opened once in each worker, for all its rows
+        worker.cartoonlib_sets = Sets(profile, silent)
+    run(profile, worker.cartoonlib_sets, style, title, progress)
 
 
 @contextlib.contextmanager
@@ -155,13 +133,13 @@ def _client(workers: int, scheduler: str | None) -> Iterator:
             yield client
         return
     threads = max(1, torch.get_num_threads() // workers)
-    settings = {
+    options = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "threads_per_worker": 1, "memory_limit": 0}
+    with tempfile.TemporaryDirectory() as folder, dask.config.set({
+        "temporary-directory": folder,
         # In place of Dask's own, which also hand freed memory back at once: see device.keep_freed_memory.
         "distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
         "distributed.worker.profile.enabled": False,  # it looks at the running job a hundred times a second
-    }
-    options = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "threads_per_worker": 1, "memory_limit": 0}
-    with tempfile.TemporaryDirectory() as folder, dask.config.set(settings | {"temporary-directory": folder}):
+    }):  # fmt: skip
         # Workers inherit that Ctrl-C is ignored: on a terminal it reaches them too, and ending them is left to Dask.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
@@ -179,22 +157,20 @@ def ablation_rows(profile: Profile) -> dict[str, dict[str, Profile]]:
     What a style sets for itself is left out, for every row is to differ from the full method by its changes alone; one
     that diverges stops, which is a result too.
     """
-
     own = profile.weights.model_dump() | {"discriminator_rate": profile.discriminator_rate}
-    groups: dict[str, dict[str, Profile]] = {}
-    for group, rows in read_yaml(files.PROFILES / "ablations.yaml").items():
-        groups[group] = {}
-        for title, changes in rows.items():
-            changed = _scaled(changes or {}, own)
-            if isinstance(changed.get("weights"), dict):
-                changed["weights"] = _scaled(changed["weights"], own)
-            same = {"train_steps": profile.ablation_steps, "style_settings": {}, "on_divergence": "stop"}
-            groups[group][title] = profile.replace(**same | changed)
-    return groups
+    same = {"train_steps": profile.ablation_steps, "style_settings": {}, "on_divergence": "stop"}
+    return {
+        group: {title: profile.replace(**same | _scaled(changes or {}, own)) for title, changes in rows.items()}
+        for group, rows in read_yaml(files.PROFILES / "ablations.yaml").items()
+    }
 
 
 def _scaled(changes: dict, own: dict[str, float]) -> dict:
     """Changes in which `x4` of something that the profile has of its own has become four times that."""
-    factors = {key: re.fullmatch(r"x(\d+\.?\d*)", str(written)) for key, written in changes.items()}
-    scaled = {key: own[key] * float(factor[1]) for key, factor in factors.items() if factor and key in own}
-    return changes | scaled
+    scaled = {}
+    for key, value in changes.items():
+        factor = re.fullmatch(r"x(\d+\.?\d*)", str(value)) if key in own else None
+        scaled[key] = own[key] * float(factor[1]) if factor else value
+        if key == "weights" and isinstance(value, dict):
+            scaled[key] = _scaled(value, own)
+    return scaled

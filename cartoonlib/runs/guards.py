@@ -1,21 +1,17 @@
 """What keeps a run from being lost or wasted: one process at a time, a check for divergence, memory that runs out."""
 
 import contextlib
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 
 from ..files import InputError, lock
 from ..profile import Profile
-from . import checkpoints
 
 FLAT = 0.1  # of the photos' contrast, below which the output has collapsed to a flat picture
 WON, PATIENCE = 0.002, 200  # a discriminator whose loss stays below this for so many steps has won: nothing is learned
-BACK_OFFS = 3  # times that a run may halve its rates, where the profile says so
 
 
 class TrainingStopped(InputError):
@@ -23,14 +19,9 @@ class TrainingStopped(InputError):
 
 
 class Diverged(Exception):
-    """A run went wrong.
+    """A run went wrong, which was found at `step`; at the step `good` all was still well.
 
-    Args:
-        step: at which this was found.
-        problem: what is wrong.
-        advice: what to do about it.
-        good: the last step at which all was well.
-        rates: the settings of the rates that seem too high.
+    advice: what to do about it.  rates: the settings of the rates that seem too high.
     """
 
     def __init__(self, step: int, problem: str, advice: str, good: int, rates: tuple[str, ...]):
@@ -61,11 +52,8 @@ def check(row: dict, before: list[dict], profile: Profile) -> None:
 
 
 @contextlib.contextmanager
-def one_process_at_a_time(folder: Path, accelerator: Accelerator) -> Iterator[None]:
-    """Hold a run's folder in this process, of several in the first; delete what a killed process left half-written."""
-    if not accelerator.is_main_process:
-        yield
-        return
+def one_process_at_a_time(folder: Path) -> Iterator[None]:
+    """Hold a run's folder, which is made, in this process; delete what a killed process left half-written."""
     busy = f"Another process is training in {folder}: wait until it has ended, or stop it."
     with lock(folder.with_name(f".{folder.name}.lock"), busy):
         folder.mkdir(exist_ok=True)
@@ -74,41 +62,7 @@ def one_process_at_a_time(folder: Path, accelerator: Accelerator) -> Iterator[No
         yield
 
 
-def with_halved_rates(profile: Profile, folder: Path) -> Profile:
-    """The profile with the rates halved as often as the events of the run in a folder say."""
-    halved = Counter(rate for event in checkpoints.events(folder) for rate in event["halved"])
-    return profile.replace(**{rate: getattr(profile, rate) / 2**count for rate, count in halved.items()})
-
-
-def back_off(
-    problem: Diverged, profile: Profile, folder: Path, title: str, progress: Callable, accelerator: Accelerator
-) -> None:
-    """Delete the checkpoints since all was well, and note that the rates that seem too high are halved from now on.
-
-    Raises TrainingStopped when the profile says so, or after BACK_OFFS times.
-    """
-    before = sum(bool(event["halved"]) for event in checkpoints.events(folder))
-    if profile.on_divergence == "stop" or before == BACK_OFFS:
-        raise TrainingStopped(
-            f"{title} stopped at step {problem.step}: {problem}. {problem.advice} "
-            f"The last good checkpoint is in {folder}."
-        ) from None
-    if accelerator.is_main_process:
-        checkpoints.discard(folder, problem.good)
-        rates = " and ".join(problem.rates)
-        event = f"{problem}: gone back to before step {problem.good + 1}, with half of {rates}"
-        checkpoints.add_event(folder, problem.step, event, problem.rates)
-        progress(f"{title}: {event}")
-    accelerator.wait_for_everyone()
-
-
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that memory ran out, of the GPU or of the machine."""
-    kinds = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-    return kinds or "can't allocate memory" in str(error) or "not enough memory" in str(error)
-
-
-def out_of_memory(title: str, batch: int, fits: int) -> InputError:
-    """The error for the user when memory ran out with a batch; `fits` is one that fits, 0 when none was found."""
-    advice = f"`batch: {fits}` fits: set that" if fits else "set a smaller `batch` or `size`"
-    return InputError(f"{title}: memory ran out with `batch: {batch}`; {advice} in the profile.")
+    said = any(words in str(error) for words in ("can't allocate memory", "not enough memory"))
+    return said or isinstance(error, (torch.OutOfMemoryError, MemoryError))

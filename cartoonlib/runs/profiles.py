@@ -1,7 +1,4 @@
-"""Profiles out of the YAML files in profiles/, which hold what differs from the defaults.
-
-`python -m cartoonlib.runs profile NAME` prints a profile in full.
-"""
+"""Profiles out of the YAML files in profiles/, which hold what differs from the defaults."""
 
 from pathlib import Path
 

@@ -1,8 +1,10 @@
-"""What a run leaves: its folder, named by settings and data, its summary and its generator."""
+"""What a run keeps in its folder, which settings and data name: checkpoints, log and events, generator and summary."""
 
 import ast
 import hashlib
+import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +13,9 @@ import torch
 
 from .. import files
 from ..dataset.prepare import ImageSet
-from ..files import InputError
+from ..files import InputError, write_atomic
 from ..networks import Generator, load_generator
 from ..profile import Profile
-from . import checkpoints
 
 # The settings on which a pretrained generator depends: rows of the ablation table that agree in these share one.
 PRETRAIN_SETTINGS = (
@@ -25,9 +26,10 @@ PRETRAIN_SETTINGS = (
 NOT_IN_KEY = (
     "styles", "log_every", "checkpoint_every", "ablation_steps", "step", "processes", "bench_repeats", "on_divergence",
 )  # fmt: skip
+KEPT = 2  # checkpoints; when the last one is damaged, the one before it is used
 
 
-_NO_DEFINITIONS = (ast.Import, ast.ImportFrom, ast.Expr, ast.If)  # imports, the docstring, `if __name__ == "__main__"`
+# --- finished runs -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,19 @@ class Run:
     @classmethod
     def open(cls, folder: Path) -> "Run":
         """A finished run, from its folder."""
-        path = folder / "summary.json"
-        if not path.exists():
+        if not is_finished(folder):
             raise InputError(f"{folder} holds no finished run: run the notebook that trains it first (make reproduce).")
-        return cls(folder, json.loads(path.read_text(encoding="utf-8")))
+        return cls(folder, json.loads((folder / "summary.json").read_text(encoding="utf-8")))
+
+    @classmethod
+    def find(cls, folder: Path, progress: Callable[[str], None]) -> "Run | None":
+        """The finished run in a folder, if any. One that older code made is used and said to be so: hours are kept."""
+        if not is_finished(folder):
+            return None
+        run = cls.open(folder)
+        if run.stale:
+            progress(f"{run.summary['title']}: made by another version of cartoonlib; delete {folder} to run it again")
+        return run
 
     def generator(self, device: torch.device | str = "cpu") -> Generator:
         """Its averaged generator. InputError when the file is not the one that the run wrote."""
@@ -59,15 +70,19 @@ class Run:
 
     def log(self) -> list[dict]:
         """One dict per logged interval: step, the mean of every loss, seconds."""
-        return checkpoints.read_lines(self.folder / "metrics.jsonl")
+        return read_lines(self.folder / "metrics.jsonl")
 
     def events(self) -> list[dict]:
-        """What happened to it: damaged checkpoints, rates that were halved. See checkpoints.events."""
-        return checkpoints.events(self.folder)
+        """What happened to it: damaged checkpoints, rates that were halved."""
+        return read_events(self.folder)
 
     def samples(self) -> dict[int, np.ndarray]:
         """Step -> (N, S, S, 3) uint8: the faces that are watched, over training time."""
         return {int(p.stem): np.load(p) for p in sorted((self.folder / "samples").glob("*.npy"))}
+
+
+def is_finished(folder: Path) -> bool:
+    return (folder / "summary.json").exists()
 
 
 def runs_folder(profile: Profile) -> Path:
@@ -83,8 +98,7 @@ def pretrain_folder(profile: Profile, runs: Path, faces: ImageSet) -> Path:
 
 def train_folder(profile: Profile, runs: Path, faces: ImageSet, cartoons: ImageSet, style: str) -> Path:
     """Where the training of a profile in a style lives."""
-    profile = profile.of(style)
-    return runs / f"{style}-{profile.key(NOT_IN_KEY, faces.hash, cartoons.hash)}"
+    return runs / f"{style}-{profile.of(style).key(NOT_IN_KEY, faces.hash, cartoons.hash)}"
 
 
 def code_hash() -> str:
@@ -93,12 +107,13 @@ def code_hash() -> str:
     Of its definitions, wherever they stand, without comments and docstrings: a file that is moved or split changes
     nothing, a constant that is changed does.
     """
-    package = Path(__file__).parent.parent
-    definitions = []
+    package, definitions = Path(__file__).parent.parent, []
     rooms = package / "dataset" / "batches.py", package / "runs" / "loop.py", package / "runs" / "training.py"
     for path in (*package.glob("*.py"), *rooms):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        definitions += [_without_docstrings(node) for node in tree.body if not isinstance(node, _NO_DEFINITIONS)]
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            # Not the docstring of a module, nor `if __name__ == "__main__"`.
+            if not isinstance(node, (ast.Import, ast.ImportFrom, ast.Expr, ast.If)):
+                definitions.append(_without_docstrings(node))
     return hashlib.sha256("\n".join(sorted(definitions)).encode()).hexdigest()[:8]
 
 
@@ -107,3 +122,71 @@ def _without_docstrings(definition: ast.stmt) -> str:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node) is not None:
             node.body = node.body[1:] or [ast.Pass()]
     return ast.dump(definition)
+
+
+# --- checkpoints ---------------------------------------------------------------------------------------------------
+
+
+def save_checkpoint(folder: Path, step: int, state: dict) -> None:
+    """Write checkpoint-<step>-<start of its SHA-256>.pt, and delete all but the newest ones."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getbuffer()
+    write_atomic(folder / f"checkpoint-{step:06d}-{_short_hash(content)}.pt", content)
+    for _, old in _checkpoints(folder)[KEPT:]:
+        old.unlink()
+
+
+def load_checkpoint(folder: Path, tell: Callable[[int, str], None]) -> dict | None:
+    """The state of the newest checkpoint whose content has the hash of its name; None when there is none.
+
+    `tell` hears of damaged ones, with their step; they are not used. No file can run code (weights_only).
+    """
+    for step, path in _checkpoints(folder):
+        content = path.read_bytes()
+        if path.stem.rpartition("-")[2] == _short_hash(content):
+            return torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+        tell(step, f"{path.name} is damaged (its content has not the hash of its name): gone on without it")
+    return None
+
+
+def discard_checkpoints(folder: Path, after: int = -1) -> None:
+    """Delete the checkpoints of later steps than `after`."""
+    for step, path in _checkpoints(folder):
+        if step > after:
+            path.unlink()
+
+
+def _short_hash(content: bytes | memoryview) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """(step, path), the newest first."""
+    found = [(int(path.stem.split("-")[1]), path) for path in folder.glob("checkpoint-*.pt")]
+    return sorted(found, key=lambda each: (each[0], each[1].stat().st_mtime_ns), reverse=True)
+
+
+# --- log and events ------------------------------------------------------------------------------------------------
+
+
+def read_lines(path: Path) -> list[dict]:
+    """The JSON values of a file with one on each line; none when there is no file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def write_lines(path: Path, rows: list[dict]) -> None:
+    """The inverse of read_lines: the whole file anew, for a line that is appended may be cut in two by a kill."""
+    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_events(folder: Path) -> list[dict]:
+    """What happened to a run, one dict each: step, event (a sentence), `halved` (the rates that were halved then)."""
+    return read_lines(folder / "events.jsonl")
+
+
+def add_event(folder: Path, step: int, event: str, halved: tuple[str, ...] = ()) -> None:
+    """Note what happened to a run, after what did before; once, though it may be found again at the next start."""
+    row, before = {"step": step, "event": event, "halved": list(halved)}, read_events(folder)
+    if halved or row not in before:
+        write_lines(folder / "events.jsonl", [*before, row])
