@@ -1,12 +1,13 @@
 """What pretraining and training share: a stage that runs under the guards, and the loop that keeps what steps leave."""
 
 import contextlib
+import dataclasses
 import hashlib
 import json
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from .store import Run, code_hash
 BACK_OFFS = 3  # times that a run may halve its rates, where the profile says so
 
 
-@dataclass
+@dataclasses.dataclass
 class Stage:
     """A run that is to be made: `run` makes it under the guards, out of what each kind of training defines."""
 
@@ -35,11 +36,7 @@ class Stage:
     accelerator: Accelerator
 
     def train(self, profile: Profile) -> Run:
-        """All steps, with the rates of this profile, which may have been halved."""
-        raise NotImplementedError
-
-    def try_one_step(self, profile: Profile) -> None:
-        """One step with the batch of this profile, to see whether it fits into the memory."""
+        """All steps by this profile, whose rates may have been halved. Raises guards.Diverged."""
         raise NotImplementedError
 
     @property
@@ -100,8 +97,10 @@ class Stage:
         batch = self.profile.batch // 2 if self.accelerator.num_processes == 1 else 0
         while batch:
             torch.cuda.empty_cache()
+            one_step = self.profile.replace(batch=batch, step="eager", pretrain_steps=1, train_steps=1)
             try:
-                self.try_one_step(self.profile.replace(batch=batch, step="eager"))
+                with tempfile.TemporaryDirectory() as folder, contextlib.suppress(guards.Diverged):
+                    dataclasses.replace(self, folder=Path(folder), progress=lambda _line: None).train(one_step)
                 break
             except (RuntimeError, MemoryError) as error:
                 if not guards.is_out_of_memory(error):

@@ -108,20 +108,15 @@ def code_hash() -> str:
     nothing, a constant that is changed does.
     """
     package, definitions = Path(__file__).parent.parent, []
-    rooms = package / "dataset" / "batches.py", package / "runs" / "loop.py", package / "runs" / "training.py"
+    rooms = (package / name for name in ("dataset/batches.py", "runs/loop.py", "runs/training.py"))
+    not_defining = ast.Import, ast.ImportFrom, ast.If  # such as `if __name__ == "__main__"`
     for path in (*package.glob("*.py"), *rooms):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            # Not the docstring of a module, nor `if __name__ == "__main__"`.
-            if not isinstance(node, (ast.Import, ast.ImportFrom, ast.Expr, ast.If)):
-                definitions.append(_without_docstrings(node))
+        module = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(module):
+            if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node) is not None:
+                node.body = node.body[1:]
+        definitions += [ast.dump(node) for node in module.body if not isinstance(node, not_defining)]
     return hashlib.sha256("\n".join(sorted(definitions)).encode()).hexdigest()[:8]
-
-
-def _without_docstrings(definition: ast.stmt) -> str:
-    for node in ast.walk(definition):
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
-    return ast.dump(definition)
 
 
 # --- checkpoints ---------------------------------------------------------------------------------------------------

@@ -69,9 +69,6 @@ class _Pretraining(Stage):
             loop.advance(update(photos(step)))
         return loop.finish(update.generator, dtype=str(update.dtype), data=self.faces.hash)
 
-    def try_one_step(self, profile: Profile) -> None:
-        PretrainStep(profile, self.accelerator)(photo_batches(profile, self.faces, self.accelerator)(0))
-
 
 @dataclass
 class _Training(Stage):
@@ -94,10 +91,6 @@ class _Training(Stage):
         loop.sample(update.ema, watched)
         about = {"style": self.style, "variant": self.variant, "dtype": str(update.dtype), "step": update.execution}
         return loop.finish(update.ema, **about, data=[self.faces.hash, self.cartoons.hash])
-
-    def try_one_step(self, profile: Profile) -> None:
-        batches = TrainBatches(profile, self.faces, self.cartoons, self.accelerator)
-        TrainStep(profile, self.accelerator, self.start)(*batches(0))
 
 
 def make_accelerator(profile: Profile) -> Accelerator:
