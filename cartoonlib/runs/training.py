@@ -103,11 +103,11 @@ def make_accelerator(profile: Profile) -> Accelerator:
     return Accelerator(cpu=pick_device().type == "cpu", mixed_precision="no", kwargs_handlers=[kwargs])
 
 
-def photo_batches(profile: Profile, images: ImageSet, accelerator: Accelerator, other: int = 0) -> Batches:
-    """This process's part of the batches; of cartoons with another seed. InputError if processes cannot share them."""
+def photo_batches(profile: Profile, images: ImageSet, accelerator: Accelerator, seed_offset: int = 0) -> Batches:
+    """This process's part of the batches of photos or cartoons. InputError when the processes cannot share a batch."""
     profile.replace(processes=accelerator.num_processes)  # an InputError unless so many can share a batch
     p, shard = profile, (accelerator.process_index, accelerator.num_processes)
-    return Batches(images, p.size, p.batch, p.seed + other, accelerator.device, p.augment, shard)
+    return Batches(images, p.size, p.batch, p.seed + seed_offset, accelerator.device, p.augment, shard)
 
 
 class TrainBatches:
@@ -115,7 +115,7 @@ class TrainBatches:
 
     def __init__(self, profile: Profile, faces: ImageSet, cartoons: ImageSet, accelerator: Accelerator):
         self._photos = photo_batches(profile, faces, accelerator)
-        self._cartoons = photo_batches(profile, cartoons, accelerator, other=1)
+        self._cartoons = photo_batches(profile, cartoons, accelerator, seed_offset=1)
         self._seed = profile.seed
         self._shape = (1, 1) if profile.color_shift == "batch" else (profile.size, profile.size)
         self._draws = PerStep(self._draw, accelerator.device)
