@@ -1,19 +1,14 @@
 """`python -m cartoonlib.bench` runs notebooks/06_performance.ipynb with the profile `bench` and keeps its numbers.
 
-They become results/bench/<cpu|cuda>.json. Two more tasks are processes that the notebook measures: `serve ours|original
-SETTINGS CHANGES` (both JSON) makes one step whenever it is asked to, `draw WAY GENERATOR HEIGHT WIDTH REPEATS` draws a
-photo.
+They become results/bench/<cpu|cuda>.json.
 """
 
 import json
 import sys
 
 from .. import files
-from ..files import one_sentence
 from ..report.execute import execute
 from ..report.tables import last_line
-from .drawing import draw_here
-from .steps import STEPS, serve
 
 
 def bench() -> None:
@@ -28,16 +23,10 @@ def bench() -> None:
 
 
 def main() -> None:
-    with one_sentence():
-        match sys.argv[1:]:
-            case []:
-                bench()
-            case ["serve", which, settings, changes] if which in STEPS:
-                serve(which, json.loads(settings), json.loads(changes))
-            case ["draw", way, generator, *numbers]:
-                print(json.dumps(draw_here(way, generator, *map(int, numbers))))
-            case _:
-                raise files.InputError("Give nothing, or: serve ours|original SETTINGS CHANGES, both as JSON.")
+    with files.one_sentence():
+        if sys.argv[1:]:
+            raise files.InputError("Give nothing: the benchmark has its settings in profiles/bench.yaml.")
+        bench()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""How long drawing a photo takes, and how much memory, from 128 px to 24 megapixels: tables of notebook 06."""
+"""How long drawing a photo takes, and how much memory, from 128 px to 24 megapixels."""
 
 import contextlib
-import json
+import itertools
 import subprocess
 import sys
 import tempfile
@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -17,13 +18,13 @@ from PIL import Image
 from skimage.data import astronaut
 
 from .. import files
+from ..files import InputError
 from ..images import to_tensor, to_uint8
 from ..photos import shipped
 from ..photos.draw import cartoonize
 from ..photos.onnx import OnnxGenerator, to_onnx
 from ..profile import Profile
-from ..report.tables import number
-from .measuring import peak_memory, spread, timed
+from .measuring import KILLED, Process, peak_memory, spread, timed
 
 COMMAND = "the command"  # `cartoonize photo.jpg` from its start to its end, Python's start and the JPEG among it
 USUAL = "usual scale"  # what it does with the photo once that is read, the network looking at 512 px
@@ -36,7 +37,7 @@ import sys
 from cartoonlib.photos.cli import main
 main()
 peak = next(line.split()[1] for line in open("/proc/self/status", encoding="utf-8") if line.startswith("VmHWM"))
-print('{"peak_mb": %f}' % (int(peak) * 1024 / 1e6))
+print(int(peak) * 1024 / 1e6)
 """
 MOST_WHOLE = 4.2e6  # px that are tried whole, for each takes some 900 bytes
 PHONE, CAMERA, SMALL = (3000, 4000), (4000, 6000), (512, 512)  # heights and widths that goals are set for
@@ -47,7 +48,6 @@ GOALS = (
     ("512 x 512, once read", SMALL, USUAL, {"seconds": 0.5}),
     ("512 x 512, from the command's start to its end", SMALL, COMMAND, {"seconds": 6.0}),
 )
-UNITS = {"seconds": "s", "gb": "GB"}
 
 
 def sizes(p: Profile) -> list[tuple[int, int]]:
@@ -62,20 +62,20 @@ def measure(p: Profile, progress: Callable[[str], None] = print) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         exported = Path(folder) / f"{style}.onnx"
         exported.write_bytes(to_onnx(shipped.load(style)))
-        for height, width in sizes(p):
-            photo = Path(folder) / f"{height}x{width}.jpg"
-            _photo(height, width).save(photo, quality=92)
-            for way in WAYS:
-                if way == WHOLE and height * width > MOST_WHOLE:
-                    continue
-                progress(f"{width} x {height} px, {way}")
+        for (height, width), way in itertools.product(sizes(p), WAYS):
+            if way == WHOLE and height * width > MOST_WHOLE:
+                continue
+            progress(f"{width} x {height} px, {way}")
+            try:
                 if way == COMMAND:
-                    found = _time_command(photo, p.bench_repeats)
+                    found = time_command(_photo(height, width), p.bench_repeats)
                 else:
                     generator = str(exported) if way == "ONNX Runtime" else style
-                    numbers = map(str, (height, width, p.bench_repeats))
-                    found, _ = _run_python("-m", "cartoonlib.bench", "draw", way, generator, *numbers)
-                rows.append({"height": height, "width": width, "way": way, **found})
+                    with Process() as process:
+                        found = process(draw_here, way, generator, height, width, p.bench_repeats)
+            except InputError as problem:
+                found = {"failed": str(problem).replace("|", "/")}
+            rows.append({"height": height, "width": width, "way": way, **found})
     return rows
 
 
@@ -83,24 +83,22 @@ def _photo(height: int, width: int) -> Image.Image:
     return Image.fromarray(astronaut()).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def _time_command(photo: Path, repeats: int) -> dict:
-    """Seconds and peak memory of `cartoonize` on a photo; `failed` instead, with the reason, when one turn fails."""
-    targets = [photo.with_name(f"turn{turn}") for turn in range(repeats)]
-    turns = [_run_python("-c", COMMAND_AND_ITS_PEAK, str(photo), "-o", str(target)) for target in targets]
-    failed = next((found for found, _ in turns if "failed" in found), None)
-    return failed or turns[0][0] | {"seconds": spread(seconds for _, seconds in turns)}
-
-
-def _run_python(*arguments: str) -> tuple[dict, float]:
-    """What a Python process printed at its end, and its seconds from start to end."""
-    start = time.perf_counter()
-    done = subprocess.run([sys.executable, *arguments], cwd=files.ROOT, capture_output=True, encoding="utf-8")
-    seconds = time.perf_counter() - start
-    if done.returncode < 0:
-        return {"failed": "it was killed, most likely for want of memory"}, seconds
-    if done.returncode:
-        return {"failed": (done.stderr.strip().splitlines() or ["no reason"])[-1].replace("|", "/")}, seconds
-    return json.loads(done.stdout.splitlines()[-1]), seconds
+def time_command(photo: Image.Image, repeats: int) -> dict:
+    """Seconds and peak memory of `cartoonize` on a JPEG of a photo; InputError, with the reason, when it fails."""
+    seconds, peaks = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "photo.jpg"
+        photo.save(path, quality=92)
+        for turn in range(repeats):
+            command = [sys.executable, "-c", COMMAND_AND_ITS_PEAK, path, "-o", Path(folder) / f"turn{turn}"]
+            start = time.perf_counter()
+            done = subprocess.run(command, cwd=files.ROOT, capture_output=True, encoding="utf-8")
+            seconds.append(time.perf_counter() - start)
+            if done.returncode:
+                reason = (done.stderr.strip().splitlines() or ["no reason"])[-1]
+                raise InputError(KILLED if done.returncode < 0 else reason)
+            peaks.append(float(done.stdout.splitlines()[-1]))
+    return {"seconds": spread(seconds), "peak_mb": peaks[0]}
 
 
 def draw_here(way: str, generator: str, height: int, width: int, repeats: int) -> dict:
@@ -148,46 +146,19 @@ def goals(rows: list[dict]) -> list[dict]:
             continue
         if "failed" in row:
             table.append({"goal": title, "limits": limits, "failed": row["failed"], "met": False})
-            continue
-        found = {"seconds": row["seconds"]["median"], "gb": row["peak_mb"] / 1000}
-        met = all(found[quantity] < limit for quantity, limit in limits.items())
-        table.append({"goal": title, "limits": limits, "found": found, "met": met})
+        else:
+            found = {"seconds": row["seconds"]["median"], "gb": row["peak_mb"] / 1000}
+            met = all(found[quantity] < limit for quantity, limit in limits.items())
+            table.append({"goal": title, "limits": limits, "found": found, "met": met})
     whole = [row for row in rows if row["way"] == WHOLE and "failed" not in row]
     for way in (USUAL, *TILES) if whole else ():
-        height, width, seconds = whole[-1]["height"], whole[-1]["width"], whole[-1]["seconds"]["median"]
+        height, width = whole[-1]["height"], whole[-1]["width"]
         row = by_way[height, width, way]
-        if "seconds" in row:
-            ratio = row["seconds"]["median"] / seconds
+        if "failed" not in row:
+            ratio = row["seconds"]["median"] / whole[-1]["seconds"]["median"]
             title = f"{width} x {height}, {way} / the whole picture at once, time"
             table.append({"goal": title, "limits": {"ratio": 1.0}, "found": {"ratio": ratio}, "met": ratio <= 1})
     return table
-
-
-def goal_lines(goals: list[dict]) -> list[list[str]]:
-    """Lines of a table: goal with its limits, what was found, whether it is met."""
-    table = []
-    for row in goals:
-        asked = [f"under {number(limit)} {UNITS[q]}" for q, limit in row["limits"].items() if q in UNITS]
-        limits = " and ".join(asked) or f"at most {number(row['limits']['ratio'])}"
-        found = [f"{number(value)} {UNITS.get(q, '')}".strip() for q, value in row.get("found", {}).items()]
-        table.append([f"{row['goal']}: {limits}", row.get("failed") or ", ".join(found), "yes" if row["met"] else "no"])
-    return table
-
-
-def lines(rows: list[dict]) -> list[list[str]]:
-    """A line a size for a table: seconds and peak memory of every way."""
-    table = []
-    for height, width in dict.fromkeys((row["height"], row["width"]) for row in rows):
-        by_way = {row["way"]: row for row in rows if (row["height"], row["width"]) == (height, width)}
-        cells = [_cell(by_way.get(way)) for way in WAYS]
-        table.append([f"{width} x {height}, {number(height * width / 1e6)} MP", *cells])
-    return table
-
-
-def _cell(row: dict | None) -> str:
-    if row is None:
-        return "not tried"
-    return row.get("failed") or f"{number(row['seconds']['median'])} s, {number(row['peak_mb'] / 1000)} GB"
 
 
 def variants(style: str, repeats: int, side: int = 512) -> list[dict]:
@@ -203,31 +174,16 @@ def variants(style: str, repeats: int, side: int = 512) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         paths = {name: Path(folder) / f"{name}.onnx" for name in ("float32", "float16", "int8")}
         onnx.save(model, paths["float32"])
-        calibration = _Calibration([small])
-        quantize_static(paths["float32"], paths["int8"], calibration, QuantFormat.QDQ, ["Conv"], per_channel=True)
+        inputs = iter([{"photo": small.numpy()}])
+        reader = SimpleNamespace(get_next=lambda: next(inputs, None))
+        quantize_static(paths["float32"], paths["int8"], reader, QuantFormat.QDQ, ["Conv"], per_channel=True)
         onnx.save(convert_float_to_float16(model, keep_io_types=True), paths["float16"])
         models = {name: OnnxGenerator(path) for name, path in paths.items()}
         sizes = {name: path.stat().st_size / 1e6 for name, path in paths.items()}
     seconds = timed({name: partial(draw, photo) for name, draw in models.items()}, repeats, time.perf_counter)
-    exact, table = to_uint8(models["float32"](photo)).astype(np.int16), []
+    exact, rows = to_uint8(models["float32"](photo)).astype(np.int16), []
     for name, draw in models.items():
         off = np.abs(to_uint8(draw(photo)) - exact)
-        errors = {"mean_difference": float(off.mean()), "largest_difference": int(off.max())}
-        table.append({"model": name, "mb": sizes[name], "seconds": spread(seconds[name])["median"], **errors})
-    return table
-
-
-def variant_lines(variants: list[dict]) -> list[list[str]]:
-    """A line a model: its name, MB, seconds, and its mean and largest difference."""
-    columns = "mb", "seconds", "mean_difference", "largest_difference"
-    return [[row["model"], *(number(row[key]) for key in columns)] for row in variants]
-
-
-class _Calibration:
-    """What ONNX Runtime's quantization asks for one photo after the other."""
-
-    def __init__(self, photos: list[torch.Tensor]):
-        self._rest = iter(photos)
-
-    def get_next(self) -> dict | None:
-        return next(({"photo": photo.numpy()} for photo in self._rest), None)
+        row = {"model": name, "mb": sizes[name], "seconds": spread(seconds[name])["median"]}
+        rows.append(row | {"mean_difference": float(off.mean()), "largest_difference": int(off.max())})
+    return rows

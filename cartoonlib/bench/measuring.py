@@ -1,16 +1,23 @@
 """Clocks, peaks of memory and spreads: the least, the median and the largest of a measurement's repeats."""
 
 import math
+import multiprocessing
 import os
 import platform
+import re
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..device import EAGER_STEPS
+from ..files import InputError
 from ..report.book import processor
 
 LEAST = 0.2  # seconds: a shorter call is repeated until one measurement takes so long
@@ -77,12 +84,39 @@ def peak_memory(device: torch.device) -> float:
         return torch.cuda.max_memory_reserved(device) / 1e6
     status = Path("/proc/self/status")
     if status.exists():
-        lines = status.read_text(encoding="utf-8").splitlines()
-        peak = next(line.split()[1] for line in lines if line.startswith("VmHWM"))
-        return int(peak) * 1024 / 1e6
+        return int(re.search(r"VmHWM:\s*(\d+)", status.read_text(encoding="utf-8"))[1]) * 1024 / 1e6
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # bytes on macOS
+
+
+KILLED = "it was killed, most likely for want of memory"
+
+
+class Process(ProcessPoolExecutor):
+    """A fresh process that calls functions one after the other, and has malloc's settings and a peak of its own."""
+
+    def __init__(self):
+        super().__init__(1, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
+
+    def __call__(self, function: Callable, *arguments) -> Any:
+        """What a function of a module returns there; InputError, with the reason, when it fails."""
+        try:
+            return self.submit(function, *arguments).result()
+        except BrokenProcessPool:
+            raise InputError(KILLED) from None
+        except Exception as problem:
+            raise InputError((str(problem).splitlines() or [repr(problem)])[-1]) from problem
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone: one that is killed cannot end it."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def hardware() -> dict:

@@ -86,10 +86,8 @@ class OriginalStep:
             output = self.generator(photo).contiguous()
         with record_function("discriminators, generator's turn"):
             surface, texture = self._views(output, grey)
-            terms = {
-                "surface": losses.surface(self.d_surface(surface)),
-                "texture": losses.texture(self.d_texture(texture)),
-            }
+            terms = {"surface": losses.surface(self.d_surface(surface))}
+            terms["texture"] = losses.texture(self.d_texture(texture))
         with record_function("superpixels"):
             target = self._superpixels(output)
         with record_function("perceptual"):
@@ -108,15 +106,13 @@ class OriginalStep:
             fakes = self._views(self.generator(photo).contiguous(), grey)
             reals = self._views(cartoon, grey)
             d_terms = {
-                name: losses.discriminator(discriminator(real), discriminator(fake))
-                for name, discriminator, real, fake in zip(
-                    ("d_surface", "d_texture"), (self.d_surface, self.d_texture), reals, fakes
-                )
+                "d_surface": losses.discriminator(self.d_surface(reals[0]), self.d_surface(fakes[0])),
+                "d_texture": losses.discriminator(self.d_texture(reals[1]), self.d_texture(fakes[1])),
             }
             self.d_optimizer.zero_grad()
             sum(d_terms.values()).backward()
             self.d_optimizer.step()
-        return {name: value.detach() for name, value in {**terms, **d_terms}.items()}
+        return {name: value.detach() for name, value in (terms | d_terms).items()}
 
     def _views(self, images: Tensor, grey: Tensor) -> tuple[Tensor, Tensor]:
         surface = representations.guided_filter(images, images, radius=5, eps=0.2).contiguous()

@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from scipy.stats import linregress
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -48,9 +49,8 @@ def memory_fit(rows: list[dict]) -> dict[str, float]:
     if len(points) < 2:
         raise InputError("Memory was measured at fewer than two sizes: all the others failed.")
     x, y = np.array(sorted(points)).T
-    slope, intercept = np.polyfit(x, y, 1)
-    left = np.square(y - intercept - slope * x).sum() / np.square(y - y.mean()).sum()
-    return {"mb_per_megapixel": float(slope), "mb_at_none": float(intercept), "r2": float(1 - left), "points": len(x)}
+    slope, intercept, r, *_ = map(float, linregress(x, y))
+    return {"mb_per_megapixel": slope, "mb_at_none": intercept, "r2": r**2, "points": len(x)}
 
 
 def memory_at(rows: list[dict], fit: dict, size: int = 512, batch: int = 4) -> dict:

@@ -2,13 +2,10 @@
 
 import contextlib
 import dataclasses
-import json
 import os
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,16 +14,18 @@ from torch import Tensor
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from .. import files
 from ..dataset.prepare import MARGIN, ImageSet
 from ..device import pick_device
+from ..files import InputError
 from ..images import center_crop
-from ..profile import Profile, profile_of
+from ..profile import Profile
 from ..report.book import Report
 from ..runs import training
 from ..step import PretrainStep, TrainStep
-from .measuring import now, paired, peak_memory, rates, spread, timed, warm_up
+from .measuring import Process, now, paired, peak_memory, rates, spread, timed, warm_up
 from .original import OriginalImages, OriginalStep, vgg19_without_download
+
+os.environ["KINETO_LOG_LEVEL"] = "99"  # torch's profiler would write to the terminal that it starts, or finds no GPU
 
 
 @dataclasses.dataclass
@@ -76,87 +75,39 @@ def at_size(images: ImageSet, size: int, count: int) -> ImageSet:
     return dataclasses.replace(images, images=np.stack(arrays), points=images.points[rows], manifest=manifest)
 
 
-class StepProcess:
-    """A step in a process of its own, with malloc's settings and a peak of its own; each call makes one step there.
+def start(p: Profile, which: str, changes: dict[str, int]) -> str:
+    """Prepare the step that `go_on` makes in this process; returns its perceptual network and precision.
 
-    The original's step would else profit from what ours does to malloc. When the process ends: InputError, with the
-    reason.
+    Each step has a process of its own: the original's would else profit from what ours does to malloc.
 
     Args:
         which: "ours" or "original".
         changes: of the profile's settings. Images come out of its own sets, enlarged or reduced for another size.
     """
-
-    def __init__(self, p: Profile, which: str, **changes: int):
-        settings = [json.dumps(p.model_dump()), json.dumps(changes)]
-        command = [sys.executable, "-m", "cartoonlib.bench", "serve", which, *settings]
-        self._errors, pipe = tempfile.TemporaryFile("w+", encoding="utf-8"), subprocess.PIPE
-        self._process = subprocess.Popen(
-            command, cwd=files.ROOT, stdin=pipe, stdout=pipe, stderr=self._errors, encoding="utf-8"
-        )
-        self.about = self._answer()["about"]
-
-    def _answer(self) -> dict:
-        line = self._process.stdout.readline()
-        if line:
-            return json.loads(line)
-        self._errors.seek(0)
-        lines = self._errors.read().strip().splitlines() or ["no reason"]
-        killed = self._process.wait() < 0
-        raise files.InputError("it was killed, most likely for want of memory" if killed else lines[-1])
-
-    def __call__(self) -> float:
-        """One step; the process's peak memory so far, in MB."""
-        with contextlib.suppress(BrokenPipeError):  # the answer says why
-            self._process.stdin.write("step\n")
-            self._process.stdin.flush()
-        return self._answer()["peak_mb"]
-
-    def __enter__(self) -> "StepProcess":
-        return self
-
-    def __exit__(self, *error) -> None:
-        self._process.kill()
-        self._process.communicate()
-        self._errors.close()
+    global _step
+    sets = Report(p, progress=lambda line: None).sets
+    p, images = p.replace(**changes), (sets.faces, next(iter(sets.cartoons.values())))
+    _step = STEPS[which](p, *(at_size(one, p.size, p.batch) for one in images))
+    return f"{_step.update.perceptual.name}, {str(_step.update.dtype).removeprefix('torch.')}"
 
 
-def serve(which: str, settings: dict, changes: dict) -> None:
-    """The other end of StepProcess: a line of JSON for every line that comes."""
-    answers, sys.stdout = sys.stdout, sys.stderr  # nothing else that is printed may get between the answers
-    report = Report(profile_of(settings), progress=lambda line: None)
-    p, device = report.profile.replace(**changes), report.device
-    cartoons = next(iter(report.sets.cartoons.values()))
-    step = STEPS[which](p, *(at_size(images, p.size, p.batch) for images in (report.sets.faces, cartoons)))
-    about = f"{step.update.perceptual.name}, {str(step.update.dtype).removeprefix('torch.')}"
-    print(json.dumps({"about": about}), file=answers, flush=True)
-    for _ in sys.stdin:
-        step()
-        now(device)
-        print(json.dumps({"peak_mb": peak_memory(device)}), file=answers, flush=True)
+def go_on() -> float:
+    """One step; this process's peak memory so far, in MB."""
+    _step()
+    now(pick_device())
+    return peak_memory(pick_device())
 
 
 def measured(p: Profile, **changes: int) -> dict:
     """Time and peak memory of our step in a fresh process; when it did not end well, `failed` with the reason."""
     try:
-        with StepProcess(p, "ours", **changes) as step:
+        with Process() as process:
+            process(start, p, "ours", changes)
+            step = partial(process, go_on)
             times = timed({"ours": step}, p.bench_repeats, time.perf_counter, warm_up(pick_device()))["ours"]
             return rates(times, p.replace(**changes).batch) | {"peak_mb": step()}
-    except files.InputError as problem:
+    except InputError as problem:
         return {"failed": str(problem)}
-
-
-def saved(step: dict[str, dict], parts: dict[str, dict]) -> dict[str, float]:
-    """Shares of our step that two cheaper ways save, by what `compared` and `breakdown` found.
-
-    A structure target at half the resolution saves three quarters of the superpixels' share at most.
-    """
-    seconds = {name: row["seconds"]["median"] for name, row in step.items()}
-    share = parts["superpixels"]["median"] / parts["step"]["median"]
-    return {
-        "perceptual losses on every second image": 1 - seconds["ours"] / seconds["ours, every image"],
-        "structure target at half the resolution, at most": 0.75 * share,
-    }
 
 
 def compared(p: Profile) -> dict[str, dict]:
@@ -164,14 +115,27 @@ def compared(p: Profile) -> dict[str, dict]:
 
     Time, images and peak memory of each, and how many times as fast as the original's it is.
     """
+    every = {"perceptual_every": 1}
+    variants = {"ours": ("ours", {}), "ours, every image": ("ours", every), "original": ("original", {})}
     with contextlib.ExitStack() as stack:
-        steps = {
-            "ours": stack.enter_context(StepProcess(p, "ours")),
-            "ours, every image": stack.enter_context(StepProcess(p, "ours", perceptual_every=1)),
-            "original": stack.enter_context(StepProcess(p, "original")),
-        }
+        processes = {name: stack.enter_context(Process()) for name in variants}
+        about = {name: process(start, p, *variants[name]) for name, process in processes.items()}
+        steps = {name: partial(process, go_on) for name, process in processes.items()}
         rows = paired(steps, p.batch, p.bench_repeats, time.perf_counter, warm_up(pick_device()))
-        return {name: row | {"about": steps[name].about, "peak_mb": steps[name]()} for name, row in rows.items()}
+        return {name: row | {"about": about[name], "peak_mb": steps[name]()} for name, row in rows.items()}
+
+
+def saved(step: dict[str, dict], parts: dict[str, dict]) -> dict[str, float]:
+    """Shares of our step that two cheaper ways save, by what `compared` and `breakdown` found.
+
+    A structure target at half the resolution saves three quarters of the superpixels' share at most.
+    """
+    every, ours = (step[name]["seconds"]["median"] for name in ("ours, every image", "ours"))
+    share = parts["superpixels"]["median"] / parts["step"]["median"]
+    return {
+        "perceptual losses on every second image": 1 - ours / every,
+        "structure target at half the resolution, at most": 0.75 * share,
+    }
 
 
 def breakdown(step: Callable, device: torch.device, repeats: int) -> dict[str, dict]:
@@ -183,8 +147,8 @@ def breakdown(step: Callable, device: torch.device, repeats: int) -> dict[str, d
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
     rows = []
     for _ in range(repeats):
-        one_thread, profiler = torch.autograd.set_multithreading_enabled(False), profile(activities=activities)
-        with _silent_terminal(), one_thread, profiler, record_function("step"):
+        one_thread = torch.autograd.set_multithreading_enabled(False)
+        with one_thread, profile(activities=activities) as profiler, record_function("step"):
             step()
             now(device)
         row = {}
@@ -196,16 +160,3 @@ def breakdown(step: Callable, device: torch.device, repeats: int) -> dict[str, d
                 row[event.name] = row.get(event.name, 0) + seconds
         rows.append(row | {"other": 2 * row["step"] - sum(row.values())})
     return {name: spread(row[name] for row in rows) for name in sorted(rows[0], key=lambda name: -rows[0][name])}
-
-
-@contextlib.contextmanager
-def _silent_terminal() -> Iterator[None]:
-    """Write nothing to stderr: torch's profiler says there, from C++, that it starts, and that a GPU is missing."""
-    terminal = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(terminal, 2)
-        os.close(terminal)

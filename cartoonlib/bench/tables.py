@@ -1,8 +1,18 @@
 """The tables of notebook 06, in markdown."""
 
-from ..report.tables import number, table
-from . import drawing
+from ..report import tables
+from ..report.tables import interval, number
 from .comparisons import TORCH
+from .drawing import WAYS
+
+TITLES = {  # of the columns; others are called as their keys
+    "about": "network, precision", "images_per_second": "images a second", "ratio": "times the original's",
+    "peak_mb": "peak memory, MB", "gflop": "GFLOP", "gflop_per_second": "GFLOP/s, best", "distance": "times the floor",
+    "ratio_to_scikit_image": "times scikit-image's SLIC", "boundary_recall": "boundary recall ↑",
+    "undersegmentation_error": "undersegmentation error ↓", "explained_variance": "explained variance ↑",
+    "mb": "MB", "mean_difference": "mean difference, of 255", "largest_difference": "largest",
+}  # fmt: skip
+UNITS = {"seconds": " s", "gb": " GB", "ratio": ""}
 
 
 def median_and_range(values: dict[str, float]) -> str:
@@ -11,91 +21,78 @@ def median_and_range(values: dict[str, float]) -> str:
     return f"{middle} ({low} to {high})"
 
 
-def _speed(row: dict) -> tuple[str, str]:
-    return median_and_range(row["seconds"]), median_and_range(row["images_per_second"])
+def table(first: str, rows: dict[str, dict], *keys: str) -> str:
+    """A line for each row, its name in the first column, then texts, numbers, spreads or intervals of some keys."""
+    lines = [[name, *(_text(row.get(key, "")) for key in keys)] for name, row in rows.items()]
+    return tables.table([first, *(TITLES.get(key, key) for key in keys)], lines)
 
 
-def step_table(steps: dict[str, dict]) -> str:
-    """Of what steps.compared returns."""
-    lines = [
-        [f"{name}: {s['about']}", *_speed(s), median_and_range(s["ratio"]), number(s["peak_mb"])]
-        for name, s in steps.items()
-    ]
-    return table(["step", "seconds", "images a second", "times the original's", "peak memory, MB"], lines)
+def _text(value: str | float | dict) -> str:
+    if isinstance(value, dict):
+        return interval(value) if "value" in value else median_and_range(value)
+    return value if isinstance(value, str) else number(value)
 
 
 def growth_table(rows: list[dict]) -> str:
     """Of what scaling.growth returns."""
-    lines = []
-    for row in rows:
-        found = (row["failed"], "", "") if "failed" in row else (*_speed(row), number(row["peak_mb"]))
-        lines.append([f"{row['axis']} {row[row['axis']]}", *found])
-    return table(["", "seconds", "images a second", "peak memory, MB"], lines)
+    named = {f"{row['axis']} {row[row['axis']]}": {"seconds": row.get("failed")} | row for row in rows}
+    return table("", named, "seconds", "images_per_second", "peak_mb")
 
 
 def floor_table(floors: dict[str, dict]) -> str:
     """Step -> what scaling.floor returns."""
-    lines = []
-    for name, f in floors.items():
-        operations = number(f["flop"] / 1e9), number(f["flop_per_second"] / 1e9)
-        lines.append([name, *operations, number(f["seconds"]), median_and_range(f["distance"])])
-    return table(["step", "GFLOP", "GFLOP/s, best", "floor, seconds", "distance"], lines)
+    giga = {name: {f"g{key}": f[key] / 1e9 for key in ("flop", "flop_per_second")} | f for name, f in floors.items()}
+    return table("step", giga, "gflop", "gflop_per_second", "seconds", "distance")
 
 
-def superpixel_tables(speed: dict[str, dict], quality: dict[str, dict], photos: int) -> str:
-    """Of what comparisons.superpixel_speed and superpixel_quality return, the latter over so many photos."""
-    lines = [
-        [name, median_and_range(s["images_per_second"]), median_and_range(s["ratio_to_scikit_image"])]
-        for name, s in speed.items()
-    ]
-    fast = table(["method", "images a second", "times scikit-image's SLIC"], lines)
-    measures = {
-        "segments": "segments", "boundary_recall": "boundary recall ↑",
-        "undersegmentation_error": "undersegmentation error ↓", "explained_variance": "explained variance ↑",
-    }  # fmt: skip
-    lines = [
-        [name, *(f"{number(row[m]['mean'])} ({row[m]['to_scikit_image'] - 1:+.1%})" for m in measures)]
-        for name, row in quality.items()
-    ]
-    good = table([f"mean over {photos} faces (against scikit-image's SLIC)", *measures.values()], lines)
-    return f"{fast}\n\n{good}"
+def quality_table(quality: dict[str, dict]) -> str:
+    """Of what comparisons.superpixel_quality returns: means, and how far they are from those of scikit-image's SLIC."""
+    rows = {
+        method: {key: f"{number(v['mean'])} ({v['to_scikit_image'] - 1:+.1%})" for key, v in measures.items()}
+        for method, measures in quality.items()
+    }
+    return table("mean (against scikit-image's SLIC)", rows, *next(iter(rows.values())))
 
 
 def precision_table(rows: list[dict]) -> str:
     """Of what comparisons.precision_metrics returns."""
-    columns = ("fp32", "bf16", "bf16 - fp32")
-    lines = []
+    named = {f"{row['metric']}, seed {row['seed']}": row for row in rows}
+    return table(f"n = {rows[0]['n']}, 95 % bootstrap intervals over photos", named, "fp32", "bf16", "bf16 - fp32")
+
+
+def photo_table(rows: list[dict]) -> str:
+    """Of what drawing.measure returns: a line a size, with seconds and peak memory of every way."""
+    lines: dict[str, dict] = {}
     for row in rows:
-        cells = [[number(row[column][key]) for key in ("value", "low", "high")] for column in columns]
-        lines.append([f"{row['metric']}, seed {row['seed']}", *(f"{v} [{low}, {high}]" for v, low, high in cells)])
-    return table([f"n = {rows[0]['n']}, 95 % bootstrap intervals over photos", *columns], lines)
+        size = f"{row['width']} x {row['height']}, {number(row['height'] * row['width'] / 1e6)} MP"
+        line = lines.setdefault(size, dict.fromkeys(WAYS, "not tried"))
+        if "failed" in row:
+            line[row["way"]] = row["failed"]
+        else:
+            line[row["way"]] = f"{number(row['seconds']['median'])} s, {number(row['peak_mb'] / 1000)} GB"
+    return table("photo", lines, *WAYS)
 
 
-def drawing_tables(drawn: list[dict], goals: list[dict], flicker: dict[str, dict], variants: list[dict]) -> str:
-    """Of what drawing.measure, goals, flicker (by style) and variants return."""
-    still = [
-        [style, number(f["film"]), number(f["cartoon"]), number(f["cartoon"] / f["film"])]
-        for style, f in flicker.items()
-    ]
-    tables = (
-        table(["photo", *drawing.WAYS], drawing.lines(drawn)),
-        table(["goal", "found", "met"], drawing.goal_lines(goals), texts=3),
-        table(["style", "film", "cartoon", "times"], still),
-        table(["ONNX model", "MB", "seconds", "mean difference, of 255", "largest"], drawing.variant_lines(variants)),
-    )
-    return "\n\n".join(tables)
+def goal_table(goals: list[dict]) -> str:
+    """Of what drawing.goals returns: each goal with its limits, what was found, whether it is met."""
+    lines = {}
+    for row in goals:
+        asked = "at most" if "ratio" in row["limits"] else "under"
+        limits = " and ".join(f"{asked} {number(limit)}{UNITS[key]}" for key, limit in row["limits"].items())
+        found = ", ".join(f"{number(value)}{UNITS[key]}" for key, value in row.get("found", {}).items())
+        lines[f"{row['goal']}: {limits}"] = {"found": row.get("failed", found), "met": "yes" if row["met"] else "no"}
+    return table("goal", lines, "found", "met")
 
 
 def summary(step: dict[str, dict], floors: dict[str, dict], parts: dict[str, dict], speed: dict[str, dict]) -> str:
     """The findings on a step in three sentences, a line each."""
     biggest = [name for name in parts if name not in ("step", "other")][:3]
     share = parts["superpixels"]["median"] / parts["step"]["median"]
-    seconds = {name: median_and_range(row["seconds"]) for name, row in step.items()}
-    lines = (
-        f"One step takes {seconds['ours']} s, {median_and_range(floors['ours']['distance'])} times this machine's "
-        f"floor for its operations; the original's {seconds['original']} s.",
-        f"Most of it goes into {', '.join(biggest)}; superpixels take {share:.1%}.",
-        f"Superpixels in torch are {median_and_range(speed[TORCH]['ratio_to_scikit_image'])} times as fast as "
-        "scikit-image with one worker.",
+    ours, originals = (median_and_range(step[name]["seconds"]) for name in ("ours", "original"))
+    distance, times = floors["ours"]["distance"], speed[TORCH]["ratio_to_scikit_image"]
+    return (
+        f"One step takes {ours} s, {median_and_range(distance)} times this machine's floor for its operations; "
+        f"the original's {originals} s.\n"
+        f"Most of it goes into {', '.join(biggest)}; superpixels take {share:.1%}.\n"
+        f"Superpixels in torch are {median_and_range(times)} times as fast as scikit-image with one worker."
     )
-    return "\n".join(lines)
