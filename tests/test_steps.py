@@ -289,6 +289,7 @@ import numpy as np, torch
 from cartoonlib.dataset.prepare import ImageSet
 from cartoonlib.profile import profile_of
 from cartoonlib.runs import training
+from cartoonlib.runs.parallel import leave_the_others
 torch.set_num_threads(1)
 
 def image_set(kind):
@@ -308,6 +309,8 @@ def step(self, *arguments):
 torch.optim.Adam.step = step
 sets = image_set("faces"), image_set("cartoons")
 training.train(profile_of(settings), runs, *sets, "drawn", progress=lambda line: None)
+if torch.distributed.is_initialized():
+    leave_the_others()
 """
 
 

@@ -81,7 +81,7 @@ def train_styles(name: str, styles: list[str]) -> None:
         if first_process():
             print(f"{style}: {finished.folder}")
     if shared:
-        _leave_the_others()
+        leave_the_others()
 
 
 def first_process() -> bool:
@@ -151,7 +151,7 @@ def run_launched(job: str) -> None:
     except InputError as problem:
         _tell_parent(type(problem).__name__, str(problem))
         sys.exit(1)
-    _leave_the_others()
+    leave_the_others()
 
 
 def _tell_parent(kind: str, text: str) -> None:
@@ -168,7 +168,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _leave_the_others() -> None:
+def leave_the_others() -> None:
     """End this process's part in the group of processes."""
     gc.collect()  # frees the networks: threads of gloo that still held them aborted the process at its end now and then
     torch.distributed.destroy_process_group()
