@@ -124,7 +124,8 @@ def is_text_without_encoding(call: ast.Call) -> bool:
     owner = call.func.value if isinstance(call.func, ast.Attribute) else None
     if isinstance(owner, ast.Attribute) and owner.attr == "Image":  # PIL.Image.open
         return False
-    if isinstance(owner, ast.Name) and owner.id in ("cls", "Image", "os", "av", "tarfile", "zipfile", "Run", "PIL", "formats"):
+    others = ("cls", "Image", "os", "av", "tarfile", "zipfile", "Run", "PIL", "formats")  # that open no text
+    if isinstance(owner, ast.Name) and owner.id in others:
         return False
     return not any("b" in mode for mode in modes)
 
