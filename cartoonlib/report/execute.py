@@ -137,7 +137,8 @@ def join(profile: str) -> Path:
         raise InputError(f"No executed notebook of profile {profile} yet: make reproduce PROFILE={profile} makes them.")
     whole = executed[0]
     whole.cells = [cell for notebook in executed for cell in notebook.cells]
-    for cell in whole.cells:
+    for number, cell in enumerate(whole.cells):
+        cell.id = f"cell-{number}"  # for those of the notebooks together are not unique
         if cell.cell_type == "markdown":
             cell.attachments = cell.get("attachments", {})
             cell.source = cell.source.replace("](../", "](../../")  # links are from notebooks/, the page is deeper
