@@ -52,11 +52,12 @@ class Graphed:
     """A function of tensors that gives a dict of tensors, recorded once as a CUDA graph and replayed from then on.
 
     Inputs have the same shapes at every call, and what is returned is overwritten by the next one. Where a graph cannot
-    be recorded, `progress` is told why, and the function is called as it is.
+    be recorded, `progress` is told why, and the function is called as it is. It is given with each call, for kept here
+    a method of whoever owns this would hold both, and their memory, beyond their use.
     """
 
-    def __init__(self, function: Callable[..., dict[str, Tensor]], progress: Callable[[str], None]):
-        self._function, self._progress = function, progress
+    def __init__(self, progress: Callable[[str], None]):
+        self._progress = progress
         self._calls, self._graph, self._failed = 0, None, False
         self._inputs, self._outputs, self._side = (), {}, torch.cuda.Stream()
 
@@ -65,35 +66,35 @@ class Graphed:
         """Whether calls replay a graph by now."""
         return self._graph is not None
 
-    def __call__(self, *inputs: Tensor) -> dict[str, Tensor]:
+    def __call__(self, function: Callable[..., dict[str, Tensor]], *inputs: Tensor) -> dict[str, Tensor]:
         self._calls += 1
         if self._calls <= EAGER_STEPS:
-            return self._before_capture(*inputs)
+            return self._before_capture(function, *inputs)
         if not self._failed and self._graph is None:
-            self._capture(*inputs)
+            self._capture(function, *inputs)
         if self._failed:
-            return self._function(*inputs)
+            return function(*inputs)
         for static, new in zip(self._inputs, inputs, strict=True):
             static.copy_(new)
         self._graph.replay()
         return self._outputs
 
-    def _before_capture(self, *inputs: Tensor) -> dict[str, Tensor]:
+    def _before_capture(self, function: Callable, *inputs: Tensor) -> dict[str, Tensor]:
         """A call on a stream of its own, which torch asks for before a capture."""
         self._side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._side), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*capturable")  # it will be captured soon
-            values = self._function(*inputs)
+            values = function(*inputs)
         torch.cuda.current_stream().wait_stream(self._side)
         return values
 
-    def _capture(self, *inputs: Tensor) -> None:
+    def _capture(self, function: Callable, *inputs: Tensor) -> None:
         """Record the function; nothing runs until it is replayed."""
         self._inputs = tuple(tensor.clone(memory_format=torch.preserve_format) for tensor in inputs)
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
             with torch.cuda.graph(graph):
-                self._outputs = self._function(*self._inputs)
+                self._outputs = function(*self._inputs)
         except RuntimeError as error:
             torch.cuda.set_stream(stream)  # a capture that fails leaves its own
             self._failed = True

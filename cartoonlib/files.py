@@ -26,7 +26,7 @@ PROFILES = ROOT / "profiles"
 NOTEBOOKS = ROOT / "notebooks"
 RAW = _folder("CARTOONLIB_RAW", ROOT / "data" / "raw")  # images as they came; never changed
 PACKAGES = _folder("CARTOONLIB_PACKAGES", ROOT / "data" / "packages")  # npm archives, unpacked
-PROCESSED = _folder("CARTOONLIB_PROCESSED", ROOT / "data" / "processed")  # aligned arrays, made by data.prepare
+PROCESSED = _folder("CARTOONLIB_PROCESSED", ROOT / "data" / "processed")  # aligned arrays, made by dataset/prepare.py
 WEIGHTS = _folder("CARTOONLIB_WEIGHTS", ROOT / "data" / "weights")  # frozen networks that no package brings
 RESULTS = _folder("CARTOONLIB_RESULTS", ROOT / "results")
 
@@ -96,12 +96,11 @@ def load_weights(known: dict[str, str], url: str, network: str, otherwise: str) 
     known: names of files, and the start of the SHA-256 that each must have. InputError says where to put the file, and
     which setting does without it.
     """
-    import torch  # a second, which printing a profile can do without
+    import torch  # a second, which reading profiles can do without
 
-    for name, start in known.items():
-        path = WEIGHTS / name
+    for path in (folder / name for name in known for folder in (WEIGHTS, Path(torch.hub.get_dir(), "checkpoints"))):
         if path.is_file():
-            check_hash(path, start)
+            check_hash(path, known[path.name])
             if path.suffix == ".zip":  # a TorchScript archive
                 return torch.jit.load(path, map_location="cpu").state_dict()
             return torch.load(path, map_location="cpu", weights_only=True)

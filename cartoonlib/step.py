@@ -110,15 +110,15 @@ class TrainStep:
         self._generator, self._d_surface, self._d_texture = (
             accelerator.prepare_model(network) for network in (self.generator, self.d_surface, self.d_texture)
         )
-        self._run = Graphed(self._update, progress) if graphed else self._update
+        self._graphed = Graphed(progress) if graphed else None
 
-    def __call__(self, photo: Tensor, cartoon: Tensor, grey: Tensor) -> dict[str, Tensor]:
-        return self._run(photo, cartoon, grey)
+    def __call__(self, *batch: Tensor) -> dict[str, Tensor]:
+        return self._graphed(self._update, *batch) if self._graphed else self._update(*batch)
 
     @property
     def execution(self) -> str:
         """How steps are run: "eager" or "CUDA graph"."""
-        return "CUDA graph" if isinstance(self._run, Graphed) and self._run.recorded else "eager"
+        return "CUDA graph" if self._graphed and self._graphed.recorded else "eager"
 
     def _can_graph(self, accelerator: "Accelerator", progress: Callable) -> bool:
         obstacles = {

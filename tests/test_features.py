@@ -1,4 +1,5 @@
 import copy
+import hashlib
 from urllib.error import URLError
 
 import pytest
@@ -128,6 +129,15 @@ def test_a_damaged_file_is_refused(tmp_path, monkeypatch):
         with pytest.raises(InputError, match="SHA-256.*delete it"):
             vgg19_conv4_4()
         (tmp_path / name).unlink()
+
+
+def test_weights_that_torch_has_are_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "WEIGHTS", tmp_path / "empty")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    torch.save({"a": torch.ones(1)}, tmp_path / "checkpoints" / "net.pth")
+    digest = hashlib.sha256((tmp_path / "checkpoints" / "net.pth").read_bytes()).hexdigest()
+    assert files.load_weights({"net.pth": digest[:8]}, "", "net", "")["a"] == 1
 
 
 @pytest.mark.parametrize("problem", [URLError("no network"), RuntimeError("invalid hash value")])

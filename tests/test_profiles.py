@@ -194,6 +194,12 @@ def test_an_int_is_a_float_and_a_list_is_a_tuple():
         profile.weights.content = 1.0
 
 
+@pytest.mark.parametrize("overrides", [{"weights": None}, {"weights": 3}, {3: 1}])
+def test_wrong_overrides_are_refused_in_one_sentence(overrides):
+    with pytest.raises(InputError, match="`weights` must be a table|Unknown setting `3`"):
+        load_profile("quick", overrides)
+
+
 @pytest.mark.parametrize("name", ["nonsense", "ablations", "../profiles/quick", ""])
 def test_an_unknown_profile_names_the_known_ones(name):
     with pytest.raises(InputError, match="paper, quick, .*smoke"):

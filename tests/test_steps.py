@@ -1,12 +1,14 @@
 """The step on a GPU that is not there, over several processes, and killed in the middle."""
 
 import copy
+import gc
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import conftest
@@ -264,7 +266,7 @@ def test_a_capture_that_fails_is_said_and_the_step_goes_on(monkeypatch, face_set
             pass
 
     monkeypatch.setattr(TrainStep, "_can_graph", lambda self, *_: self.profile.step != "eager")
-    monkeypatch.setattr(Graphed, "_before_capture", lambda self, *inputs: self._function(*inputs))
+    monkeypatch.setattr(Graphed, "_before_capture", lambda self, function, *inputs: function(*inputs))
     streams = []
     for name in ("Stream", "CUDAGraph"):
         monkeypatch.setattr(torch.cuda, name, lambda: None)
@@ -279,6 +281,19 @@ def test_a_capture_that_fails_is_said_and_the_step_goes_on(monkeypatch, face_set
     assert torch.equal(values, expected) and broken.execution == "eager"
     assert len(said) == 1 and "operation not permitted" in said[0] and "\n" not in said[0]
     assert streams == ["the one before"]
+
+
+def test_a_step_that_is_let_go_is_gone_at_once():
+    """It holds no reference to itself: its memory would stay beside that of the next attempt, or of a smaller batch."""
+    accelerator = training.make_accelerator(TINY)
+    gc.disable()
+    try:
+        step = TrainStep(TINY, accelerator)
+        gone = weakref.ref(step)
+        del step
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 # --- several processes, and kills --------------------------------------------------------------------------------

@@ -15,11 +15,11 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from ..dataset.prepare import MARGIN, ImageSet
+from ..dataset.sets import Sets
 from ..device import pick_device
 from ..files import InputError
 from ..images import center_crop
 from ..profile import Profile
-from ..report.book import Report
 from ..runs import training
 from ..step import PretrainStep, TrainStep
 from .measuring import Process, now, paired, peak_memory, rates, spread, timed, warm_up
@@ -85,7 +85,7 @@ def start(p: Profile, which: str, changes: dict[str, int]) -> str:
         changes: of the profile's settings. Images come out of its own sets, enlarged or reduced for another size.
     """
     global _step
-    sets = Report(p, progress=lambda line: None).sets
+    sets = Sets(p, progress=lambda line: None)
     p, images = p.replace(**changes), (sets.faces, next(iter(sets.cartoons.values())))
     _step = STEPS[which](p, *(at_size(one, p.size, p.batch) for one in images))
     return f"{_step.update.perceptual.name}, {str(_step.update.dtype).removeprefix('torch.')}"

@@ -170,5 +170,8 @@ def _background(rng: random.Random, x: float, y: float, extent: float) -> str:
 def _render(svg: bytes, side: int) -> np.ndarray:
     import resvg_py
 
-    png = resvg_py.svg_to_bytes(svg_string=svg.decode(), width=side, height=side, skip_system_fonts=True)
+    try:
+        png = resvg_py.svg_to_bytes(svg_string=svg.decode(), width=side, height=side, skip_system_fonts=True)
+    except ValueError as error:
+        raise InputError(f"it cannot be rendered ({error})") from None
     return np.array(Image.open(io.BytesIO(bytes(png))).convert("RGB"))

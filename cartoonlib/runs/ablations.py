@@ -113,9 +113,9 @@ def _work(settings: dict, title: str, client: str, gpus: list[str], style: str |
         worker.log_event(f"progress of {client}", line)
 
     profile = profile_of(settings)
-    if not hasattr(worker, "cartoonlib_sets"):  # opened once in each worker, for all its rows
-        worker.cartoonlib_sets = Sets(profile, silent)
-    run(profile, worker.cartoonlib_sets, style, title, progress)
+    if getattr(worker, "cartoonlib_sets", (None,))[0] != client:  # opened once, for all rows of a command
+        worker.cartoonlib_sets = client, Sets(profile, silent)
+    run(profile, worker.cartoonlib_sets[1], style, title, progress)
 
 
 @contextlib.contextmanager

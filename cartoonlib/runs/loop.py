@@ -67,6 +67,7 @@ class Stage:
                     return self.train(self.profile.replace(**rates))
                 except guards.Diverged as problem:
                     self._back_off(problem, len(back_offs))
+                    self.accelerator.free_memory()
                 except (RuntimeError, MemoryError) as error:
                     if not guards.is_out_of_memory(error):
                         raise
@@ -96,7 +97,7 @@ class Stage:
         """Half the batch, or a half of that, and so on; 0 when not one photo fits, or when processes share batches."""
         batch = self.profile.batch // 2 if self.accelerator.num_processes == 1 else 0
         while batch:
-            torch.cuda.empty_cache()
+            self.accelerator.free_memory()  # of the attempt before
             one_step = self.profile.replace(batch=batch, step="eager", pretrain_steps=1, train_steps=1)
             try:
                 with tempfile.TemporaryDirectory() as folder, contextlib.suppress(guards.Diverged):

@@ -28,6 +28,9 @@ def load_profile(name: str, overrides: dict | None = None) -> Profile:
     if name not in known:
         raise InputError(f"There is no profile `{name}`: choose one of {', '.join(known)}, or add {path.name}.")
     profile, overrides = profile_of({"name": name} | read_yaml(path)), overrides or {}
+    for key in overrides:
+        if not isinstance(key, str):
+            raise InputError(f"Unknown setting `{key}`.")
     own = profile.style_settings
     for style in own.keys() - {style_name(style) for style in profile.styles}:
         raise InputError(f"`style_settings` of profile {name} names {style}, which is none of its styles.")
@@ -39,6 +42,6 @@ def load_profile(name: str, overrides: dict | None = None) -> Profile:
 def _without(own: dict, overrides: dict) -> dict:
     """A style's own settings but those, and those weights, that are overridden."""
     left = {key: value for key, value in own.items() if key == "weights" or key not in overrides}
-    if "weights" in left:
-        left["weights"] = {k: v for k, v in left["weights"].items() if k not in overrides.get("weights", {})}
+    if "weights" in left and isinstance(overrides.get("weights"), dict):
+        left["weights"] = {k: v for k, v in left["weights"].items() if k not in overrides["weights"]}
     return left

@@ -105,17 +105,18 @@ def code_hash() -> str:
     """Short hash of the code that decides what a run produces: the method, batches and the training loops.
 
     Of its definitions, wherever they stand, without comments and docstrings: a file that is moved or split changes
-    nothing, a constant that is changed does.
+    nothing, a constant that is changed does. Not of files.py, where nothing of a result is decided.
     """
     package, definitions = Path(__file__).parent.parent, []
     rooms = (package / name for name in ("dataset/batches.py", "runs/loop.py", "runs/training.py"))
     not_defining = ast.Import, ast.ImportFrom, ast.If  # such as `if __name__ == "__main__"`
-    for path in (*package.glob("*.py"), *rooms):
+    method = (path for path in package.glob("*.py") if path.stem not in ("files", "__init__", "__main__"))
+    for path in (*method, *rooms):
         module = ast.parse(path.read_text(encoding="utf-8"))
         for node in ast.walk(module):
             if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node) is not None:
                 node.body = node.body[1:]
-        definitions += [ast.dump(node) for node in module.body if not isinstance(node, not_defining)]
+        definitions += [ast.unparse(node) for node in module.body if not isinstance(node, not_defining)]
     return hashlib.sha256("\n".join(sorted(definitions)).encode()).hexdigest()[:8]
 
 

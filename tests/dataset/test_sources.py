@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from cartoonlib import files
-from cartoonlib.dataset import catalogue, folders
+from cartoonlib.dataset import catalogue, folders, origins
 from cartoonlib.dataset.prepare import prepare
 from cartoonlib.files import InputError
 
@@ -88,3 +88,8 @@ def test_an_archive_with_a_wrong_hash_is_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="SHA-256"):
         folders.npm_package("admin-lte")
     assert [path.name for path in tmp_path.glob("[!.]*")] == ["admin-lte-4.10.0.tgz"]
+
+
+def test_a_vector_face_that_cannot_be_rendered_is_told():
+    with pytest.raises(InputError, match="it cannot be rendered"):
+        origins._render(b"<svg", 64)
