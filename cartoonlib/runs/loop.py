@@ -1,5 +1,6 @@
 """What pretraining and training share: a stage that runs under the guards, and the loop that keeps what steps leave."""
 
+import abc
 import contextlib
 import dataclasses
 import hashlib
@@ -26,7 +27,7 @@ BACK_OFFS = 3  # times that a run may halve its rates, where the profile says so
 
 
 @dataclasses.dataclass
-class Stage:
+class Stage(abc.ABC):
     """A run that is to be made: `run` makes it under the guards, out of what each kind of training defines."""
 
     profile: Profile
@@ -35,9 +36,9 @@ class Stage:
     progress: Callable[[str], None]
     accelerator: Accelerator
 
+    @abc.abstractmethod
     def train(self, profile: Profile) -> Run:
         """All steps by this profile, whose rates may have been halved. Raises guards.Diverged."""
-        raise NotImplementedError
 
     @property
     def writes(self) -> bool:
