@@ -1,10 +1,10 @@
-"""The six losses, the colour term and the loss of the discriminators: pure functions of tensors.
+"""The six losses, the anchor and the loss of the discriminators: pure functions of tensors.
 
 Each but the last is named as its weight in the profile (`weights:`), and the generator minimises their weighted sum
 (White-box eq. 6, and the landmark loss).
 
 The losses are scale-free, so that weights carry over from one resolution and perceptual network to another: content and
-structure are relative to the size of the features that they compare, colour is a mean over pixels, landmarks are in
+structure are relative to the size of the features that they compare, the anchor is a mean over pixels, landmarks are in
 units of the face's width. Total variation is per pixel: a picture of twice the size has smaller steps and a smaller
 value. `report.published.scale_free_weights` converts the published weights.
 """
@@ -15,16 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .representations import box_mean
+from .representations import EDGE, box_mean, edges
 
-# Of the colour term: the price of any change of luma and of chroma, graded or not; and the pull of the grade to the
-# identity. Chroma has its full price, because a cheap grade greys dark skin.
-HOLD_LUMA, HOLD_CHROMA, RIDGE = 0.35, 1.0, 0.02
-EDGE = 0.08  # step of brightness, of 2, at which a photo's edge takes most of the total variation's weight away
+CHROMA, SLOPES = 2.0, 2.0  # of the anchor: how much dearer than of luma a difference of chroma is, and one of slopes
 # Brightness, of 1, at which a difference has its plain price, that of light skin; and how much is added to it and to
 # the photo's before they are divided, so that the price ends at 5 in black.
 USUAL, OFFSET = 0.6, 0.15
-NEIGHBOURS = ((0, 1), (2, 1), (1, 0), (1, 2))  # above, below, left and right in an image padded by 1
 # RGB to luma and chroma of ITU-R BT.601; the rows are Y, U (blue - luma) and V (red - luma).
 RGB_TO_YUV = ((0.299, 0.587, 0.114), (-0.169, -0.331, 0.5), (0.5, -0.419, -0.081))
 
@@ -47,42 +43,28 @@ def content(output_features: Tensor, photo_features: Tensor) -> Tensor:
     return relative_l1(output_features, photo_features)
 
 
-def color(output: Tensor, photo: Tensor, grade: bool = True) -> Tensor:
-    """L1 between the colours (YUV) of output and colour-graded photo, (B, 3, H, W) in [-1, 1]. Not in the paper.
+def anchor(output: Tensor, target: Tensor) -> Tensor:
+    """L1 between output and target, and between their slopes, (B, 3, H, W) in [-1, 1] -> scalar. Not in the paper.
 
-    Part of the content loss with a weight of its own. The texture branch sees grey images, and deep features hardly
-    see hue, so nothing else holds the colour of skin: without this term red and green patches spread over faces. Held
-    to the photo's own colours, though, no palette can come in. So the photo is graded first: by the affine map of
-    colours that comes nearest to the output, one for each image (least squares over a 16 x 16 grid, drawn to the
-    identity by RIDGE). What no grade explains, a patch or a halo, costs its size, and every change costs some more: of
-    luma HOLD_LUMA, of chroma HOLD_CHROMA of its size. Chroma is compared in small windows, where patches and fringes
-    would hide, and luma on the grid, which leaves contours free. With grade=False the photo stays as it is.
+    The target is what the structure start taught (see looks.py), or the photo where there was none. The texture branch
+    sees grey images, and deep features hardly see hue, so nothing else holds the colour of skin: without this term red
+    and green patches spread over faces. Luma and chroma are compared, chroma CHROMA times as dear, so that a style may
+    shade a picture and hardly tint it. Slopes, differences of neighbours, count SLOPES times: L1 alone is content
+    with a soft line. All of it is dearer in the dark, where mouth and nose differ least from the skin around them.
     """
-    matrix = _yuv_matrix(output.device)
-    output, photo = output.float(), photo.detach().float()
-    window, cell = max(1, round(output.shape[-1] / 128)), max(1, min(output.shape[2:]) // 16)
-    fine = [matrix @ box_mean(images, window).flatten(2) for images in (output, photo)]  # (B, 3, H * W)
-    coarse = [matrix @ F.avg_pool2d(images, cell).flatten(2) for images in (output, photo)]  # (B, 3, about 256)
-    graded = [fine[1], coarse[1]]
-    if grade:
-        linear, offset = _grade(coarse[0].detach(), coarse[1])
-        graded = [linear @ colors + offset for colors in graded]
-    chroma, luma = (fine[0] - graded[0])[:, 1:].abs().mean(), (coarse[0] - graded[1])[:, 0].abs().mean()
-    if grade:
-        moved = (coarse[0] - coarse[1]).abs()
-        luma, chroma = luma + HOLD_LUMA * moved[:, 0].mean(), chroma + HOLD_CHROMA * moved[:, 1:].mean()
-    return (2 * chroma + luma) / 3
+    price = _dearness(target)
+    difference = _yuv(output.float() - target.float()) * (price / price.mean())
+    slopes = [difference.diff(dim=dim) for dim in (-2, -1)]
+    return _luma_and_chroma(difference) + SLOPES * sum(map(_luma_and_chroma, slopes))
 
 
-def _grade(output: Tensor, photo: Tensor) -> tuple[Tensor, Tensor]:
-    """The affine map photo -> output of colours (B, 3, N) by ridge regression: (B, 3, 3) and (B, 3, 1)."""
-    photo = torch.cat([photo, torch.ones_like(photo[:, :1])], dim=1)
-    ridge = RIDGE * torch.eye(4, device=photo.device)
-    within = photo @ photo.mT / photo.shape[-1] + ridge
-    across = photo @ output.mT / photo.shape[-1] + ridge[:, :3]
-    # Unlike solve(), this does not wait for a GPU to learn whether it worked; with the ridge it always does.
-    affine = torch.linalg.solve_ex(within, across)[0].mT
-    return affine[..., :3], affine[..., 3:]
+def _luma_and_chroma(difference: Tensor) -> Tensor:
+    return difference[:, 0].abs().mean() + CHROMA * difference[:, 1:].abs().sum(dim=1).mean()
+
+
+def _yuv(images: Tensor) -> Tensor:
+    """Luma and chroma of ITU-R BT.601: (B, 3, H, W) -> (B, 3, H, W)."""
+    return (_yuv_matrix(images.device) @ images.flatten(2)).unflatten(2, images.shape[2:])
 
 
 @lru_cache
@@ -110,7 +92,7 @@ def total_variation(images: Tensor, photo: Tensor | None = None) -> Tensor:
     images = images.float()
     if photo is None:
         return images.diff(dim=-2).square().mean() + images.diff(dim=-1).square().mean()
-    images = (_yuv_matrix(images.device) @ images.flatten(2)).unflatten(2, images.shape[2:])
+    images = _yuv(images)
     vertical, horizontal = (_absolute(images.diff(dim=dim)).sum(dim=1, keepdim=True) for dim in (-2, -1))
     price = _price(photo)
     return (price[..., 1:, :] * vertical).mean() + (price[..., :, 1:] * horizontal).mean()
@@ -127,13 +109,15 @@ def _price(photo: Tensor) -> Tensor:
 
     (B, 3, H, W) -> (B, 1, H, W).
     """
+    return torch.exp(-edges(photo) / EDGE) * _dearness(photo)
+
+
+@torch.no_grad()
+def _dearness(photo: Tensor) -> Tensor:
+    """Of a difference: 1 where a photo is as bright as light skin, up to 5 in black; (B, 3, H, W) -> (B, 1, H, W)."""
     grey = photo.float().mean(dim=1, keepdim=True)
-    height, width = grey.shape[-2:]
-    padded = F.pad(grey, (1, 1, 1, 1), mode="replicate")
-    steps = [(padded[..., y : y + height, x : x + width] - grey).abs() for y, x in NEIGHBOURS]
-    edges = F.max_pool2d(torch.stack(steps).amax(dim=0), 3, stride=1, padding=1)
-    brightness = box_mean(grey, max(1, round(width / 32))) / 2 + 0.5
-    return torch.exp(-edges / EDGE) * (USUAL + OFFSET) / (brightness + OFFSET)
+    brightness = box_mean(grey, max(1, round(grey.shape[-1] / 32))) / 2 + 0.5
+    return (USUAL + OFFSET) / (brightness + OFFSET)
 
 
 def landmark(output_points: Tensor, photo_points: Tensor, face_width: float) -> Tensor:

@@ -56,8 +56,7 @@ class Generator(nn.Module):
         skips: False rebuilds the original's defect: the skips and the second convolutions of both up-sampling blocks
             exist, but nothing flows through them, so 46,176 parameters are dead.
         filter_eps: eps of the guided filter on [-1, 1] images. White-box 1e-2, original 1e-1.
-        filter_radius: of that filter, in px. White-box and the original 1; 2 blurs strokes that no edge of the photo
-            carries, so that none can be drawn over a cheek.
+        filter_radius: of that filter, in px; 1, as White-box's and the original's, unless a file says 2.
         padding: of the convolutions. `replicate` continues the image; `zeros`, White-box's and the original's, tell
             where the border is, and faint lines grow along it.
     """
@@ -66,7 +65,7 @@ class Generator(nn.Module):
 
     def __init__(
         self, slope: float = 0.2, tanh: bool = False, skips: bool = True, filter_eps: float = 1e-2,
-        filter_radius: int = 2, padding: str = "replicate",
+        filter_radius: int = 1, padding: str = "replicate",
     ):  # fmt: skip
         super().__init__()
         self.slope, self.tanh, self.skips, self.padding = slope, tanh, skips, padding

@@ -6,7 +6,7 @@ import typing
 from difflib import get_close_matches
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .files import InputError
@@ -25,7 +25,7 @@ class Weights(_Settings):
     """The weights of the losses, scale-free (see losses.py): one entry for each function there."""
 
     content: Weight = 0.3
-    color: Weight = 8.0  # holds colour; belongs to the content loss
+    anchor: Weight = 1.0  # holds colour and lines; belongs to the content loss
     structure: Weight = 0.3
     surface: Weight = 3.0
     texture: Weight = 8.0
@@ -34,8 +34,23 @@ class Weights(_Settings):
 
 
 LOSSES = tuple(Weights.model_fields)
+
+
+class Look(_Settings):
+    """What a style's structure start teaches to draw, see looks.py: set by hand, not learned."""
+
+    flatten: Positive = 0.012  # price of a step between pixels: the larger, the larger the flat regions
+    levels: CountOrNone = 0  # soft steps of luma outside eyes and mouth; 0: none
+    lift: Weight = 0.12  # how much lighter middle tones become
+    vivid: Positive = 1.25  # chroma over the photo's
+    width: Positive = 0.9  # of contours, px
+    ink: Annotated[float, Ge(0), Le(1), "from 0 to 1"] = 0.95  # how dark they are
+    coloured: bool = False  # contours are a deeper tone of the colour beside them; else black
+
+
+TABLES = {"weights": Weights, "look": Look}  # of a profile
 # What a style may set for itself: nothing that pretraining, which all styles start from, depends on.
-OF_A_STYLE = ("train_steps", "ema", "weights")
+OF_A_STYLE = ("start_steps", "train_steps", "ema", "weights", "look")
 
 
 class Profile(_Settings):
@@ -61,11 +76,14 @@ class Profile(_Settings):
     # protocol
     seed: CountOrNone = 0
     batch: Count = 16
-    pretrain_steps: CountOrNone = 50_000
+    pretrain_steps: CountOrNone = 50_000  # to the photo
+    start_steps: CountOrNone = 50_000  # then to a drawing of its structure; 0, the original's: none
     train_steps: Count = 30_000
     ablation_steps: Count = 30_000  # of every row of the ablation table, the full method among them
-    generator_rate: Positive = 2.0e-4  # Adam, betas (0.5, 0.99)
+    start_rate: Positive = 6.0e-4  # of the generator in the structure start; Adam, betas (0.5, 0.99), as the others
+    generator_rate: Positive = 2.0e-4
     discriminator_rate: Positive = 4.0e-4  # twice the generator's, for judges that keep up (notebook 05: group `added`)
+    decay: Annotated[float, Ge(0), Le(1), "from 0 to 1"] = 0.5  # last part of a run, in which rates fall to 0
     ema: Annotated[float, Ge(0), Lt(1), "from 0 to below 1"] = 0.999  # decay of the averaged generator, which is kept
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the hardware multiplies it
     step: Literal["auto", "eager", "graph"] = "auto"  # a CUDA graph, or one operation at a time | auto: if possible
@@ -77,14 +95,15 @@ class Profile(_Settings):
 
     # losses
     weights: Weights = Weights()
+    look: Look = Look()
     # Style -> what it sets for itself (OF_A_STYLE); rows of the ablation table are without.
     style_settings: dict = {}
-    color_grade: bool = True  # False: the colour term holds every image to the photo's own colours
+    tone: bool = True  # cartoons are judged in the light of the photos
+    gate: bool = True  # the texture branch pushes little on flat skin
     edge_aware: bool = True  # total variation weighed by edges and brightness of the photo; False: plain squares
     texture_features: bool = True  # the texture discriminator also sees features of the perceptual network
 
     # representations
-    superpixels: Literal["slic", "felzenszwalb"] = "slic"
     segments: Count = 200
     adaptive: bool = True  # mean or median per segment, by its deviation
     brighten: Positive = 1.0
@@ -96,8 +115,7 @@ class Profile(_Settings):
     sigmoid: bool = False  # True: a sigmoid under the least-squares loss
     tanh: bool = False  # True: tanh on the generator's output
     slope: Positive = 0.2  # of LeakyReLU; the original's is 0.01
-    output_eps: Positive = 1.0e-2  # of the guided filter on the output; the original's is 0.1
-    output_radius: Literal[1, 2] = 2  # of the same, px, as tiles of photos overlap; at 1, the original's, strokes grow
+    output_eps: Positive = 4.0e-3  # of the guided filter on the output; White-box's is 0.01, the original's 0.1
 
     padding: Literal["replicate", "zeros"] = "replicate"  # of the generator's convolutions; the original's is zeros
 
@@ -123,15 +141,20 @@ class Profile(_Settings):
         """What a style is trained with: a copy with the style's own settings."""
         return self.replace(style_settings={}, **self.style_settings.get(style, {}))
 
+    def rate_share(self, left: float) -> float:
+        """Of the full rates, when the share `left` of a run's steps is still to be made: they fall to 0 over `decay`."""
+        return min(1.0, left / self.decay) if self.decay else 1.0
+
     def replace(self, **changes: object) -> "Profile":
-        """A copy with some settings, and some entries of `weights`, changed; unknown keys and types: InputError."""
+        """A copy with some settings, and some entries of its tables, changed; unknown keys and types: InputError."""
         settings = self.model_dump()
-        if isinstance(changes.get("weights"), dict):
-            changes["weights"] = settings["weights"] | changes["weights"]
+        for table in TABLES:
+            if isinstance(changes.get(table), dict):
+                changes[table] = settings[table] | changes[table]
         return profile_of(settings | changes)
 
     def flat(self) -> dict[str, object]:
-        """All settings without tables: the weights stand beside the others, under their names."""
+        """All settings without tables: weights and look stand beside the others, under their names."""
         settings = self.model_dump()
         own = {style: _flat(values) for style, values in settings.pop("style_settings").items()}
         return _flat(settings) | {"style_settings": own}
@@ -143,7 +166,8 @@ class Profile(_Settings):
 
 
 def _flat(settings: dict) -> dict:
-    return {key: value for key, value in settings.items() if key != "weights"} | dict(settings.get("weights", {}))
+    plain = {key: value for key, value in settings.items() if key not in TABLES}
+    return plain | {key: value for table in TABLES for key, value in settings.get(table, {}).items()}
 
 
 def profile_of(settings: dict) -> Profile:
@@ -156,11 +180,13 @@ def profile_of(settings: dict) -> Profile:
 
 def _sentence(error: dict) -> str:
     """What is wrong with one setting, out of one of pydantic's errors."""
-    table = Weights if error["loc"][0] == "weights" and len(error["loc"]) > 1 else Profile
-    key, place = str(error["loc"][table is Weights]), "weights." if table is Weights else ""
+    inside = len(error["loc"]) > 1 and error["loc"][0] in TABLES
+    table, place = (TABLES[error["loc"][0]], f"{error['loc'][0]}.") if inside else (Profile, "")
+    key = str(error["loc"][inside])
     if key not in table.model_fields:
-        if key in LOSSES:
-            return f"Unknown setting `{key}`. It is a weight: write `weights: {{{key}: ...}}`."
+        for name, other in TABLES.items():
+            if key in other.model_fields:
+                return f"Unknown setting `{key}`. It belongs to a table: write `{name}: {{{key}: ...}}`."
         near = get_close_matches(key, table.model_fields, n=1)
         hint = f"Did you mean `{near[0]}`?" if near else f"Known settings: {', '.join(table.model_fields)}."
         return f"Unknown setting `{place}{key}`. {hint}"
@@ -169,7 +195,8 @@ def _sentence(error: dict) -> str:
         words = next((text for text in field.metadata if isinstance(text, str)), None)
         choices = error.get("ctx", {}).get("expected", "").replace("'", "")
         return f"The setting `{place}{key}` must be {words or choices}."
-    kinds = {tuple: "a list of names", Weights: f"a table with {', '.join(LOSSES)}"}
+    tables = {table: f"a table with {', '.join(table.model_fields)}" for table in TABLES.values()}
+    kinds = {tuple: "a list of names", **tables}
     kind = typing.get_origin(field.annotation) or field.annotation
     hint = " (YAML reads 2e-4 as text: write 2.0e-4)" if kind is float and isinstance(value, str) else ""
     return f"The setting `{place}{key}` must be {kinds.get(kind, f'of type {kind.__name__}')}, not {value!r}{hint}."

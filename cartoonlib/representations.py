@@ -7,7 +7,6 @@ All take and give float images (B, C, H, W) in [-1, 1].
 
 import math
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -75,6 +74,9 @@ def surface(images: Tensor, radius: int = 5, eps: float = 0.2) -> Tensor:
     return guided_filter(images, images, max(1, round(radius * images.shape[-1] / 128)), eps)
 
 
+EDGE = 0.08  # a step of brightness, of 2, that is an edge of the photo and no shade
+
+
 # Ranges of the random weights of R, G and B, around the luma weights (.299, .587, .114) of ITU-R BT.601.
 COLOR_SHIFT_RANGES = ((0.199, 0.399), (0.487, 0.687), (0.014, 0.214))
 
@@ -98,23 +100,70 @@ def texture(images: Tensor, weights: Tensor) -> Tensor:
     return (images * weights.to(images.device)).sum(dim=1, keepdim=True)
 
 
-def structure(
-    images: Tensor, method: str = "slic", segments: int = 200, adaptive: bool = True, brighten: float = 1.0
-) -> Tensor:
+# The middle of an aligned face in units of the side: rows and columns, by which its light is measured.
+MIDDLE = (0.45, 0.8), (0.3, 0.7)
+RELIT, CONTRASTS = 0.75, (0.7, 1.4)  # how far cartoons go to a photo's light, and by what at most contrast changes
+
+
+def in_light_of(cartoons: Tensor, photos: Tensor) -> Tensor:
+    """Each cartoon in the light of a photo's face, (B, 3, H, W) each -> (B, 3, H, W). Not in the paper.
+
+    Drawings are lighter than any photo, so that discriminators that see them as they are ask for lighter skin.
+    """
+    light, wanted = luma(cartoons), luma(photos)
+    (mean, deviation), (wanted_mean, wanted_deviation) = map(_light_of_face, (light, wanted))
+    contrast = (wanted_deviation / deviation).clamp(*CONTRASTS)
+    return cartoons + RELIT * (wanted_mean - mean + (contrast - 1) * (light - mean))
+
+
+def _light_of_face(light: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of luma over the middle of the face, (B, 1, 1, 1) each."""
+    (top, bottom), (left, right) = (
+        [round(end * length) for end in ends] for ends, length in zip(MIDDLE, light.shape[2:])
+    )
+    face = light[..., top:bottom, left:right]
+    return face.mean(dim=(2, 3), keepdim=True), face.std(dim=(2, 3), keepdim=True) + 1e-4
+
+
+def luma(images: Tensor) -> Tensor:
+    """Brightness by ITU-R BT.601: (B, 3, H, W) -> (B, 1, H, W)."""
+    red, green, blue = images.split(1, dim=1)
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
+NEIGHBOURS = ((0, 1), (2, 1), (1, 0), (1, 2))  # above, below, left and right in an image padded by 1
+
+
+@torch.no_grad()
+def edges(images: Tensor) -> Tensor:
+    """The largest step of brightness within a pixel: (B, 3, H, W) -> (B, 1, H, W)."""
+    grey = images.float().mean(dim=1, keepdim=True)
+    height, width = grey.shape[-2:]
+    padded = F.pad(grey, (1, 1, 1, 1), mode="replicate")
+    steps = [(padded[..., y : y + height, x : x + width] - grey).abs() for y, x in NEIGHBOURS]
+    return F.max_pool2d(torch.stack(steps).amax(dim=0), 3, stride=1, padding=1)
+
+
+OVAL, SHUT = (0.38, 0.30), 0.8  # half axes of the face, in units of the side; how little passes on flat skin
+
+
+def gated(images: Tensor, photos: Tensor) -> Tensor:
+    """The images, (B, 3, H, W), with less gradient where a photo's face is flat. Not in the paper.
+
+    Foreheads of drawings carry hair: without this the texture branch strokes them.
+    """
+    height, width = photos.shape[2:]
+    y, x = (torch.linspace(-0.5, 0.5, n, device=photos.device) / half for n, half in zip((height, width), OVAL))
+    face = torch.sigmoid((1 - (x**2 + y[:, None] ** 2).sqrt()) / 0.08)
+    passes = 1 - SHUT * torch.exp(-edges(photos) / EDGE) * face
+    return passes * images + (1 - passes) * images.detach()
+
+
+def structure(images: Tensor, segments: int = 200, adaptive: bool = True, brighten: float = 1.0) -> Tensor:
     """Structure representation: superpixels of one colour each (White-box 3.2). No gradient flows through it.
 
-    Args:
-        images: (B, 3, H, W) in [-1, 1]; float32 of the same shape comes back.
-        method: `slic`, the original's default, on the device of the images; `felzenszwalb`, the paper's, on the host.
-        segments: per image. `slic` has the nearest grid without more, `felzenszwalb` fewer only where nothing is cut.
-        adaptive, brighten: see superpixels.fill.
+    (B, 3, H, W) in [-1, 1] -> float32 of the same shape. segments: per image; the nearest grid without more is taken.
+    adaptive, brighten: see superpixels.fill.
     """
-    if method == "slic":
-        labels = superpixels.slic(images, segments)
-        count = math.prod(superpixels.slic_grid(*images.shape[2:], segments))
-    else:
-        arrays = (images.detach().float().permute(0, 2, 3, 1).cpu().numpy() * 0.5 + 0.5).clip(0, 1)
-        arrays = np.nan_to_num(arrays)  # as `fill` does, and the losses show a NaN themselves
-        cut = np.stack([superpixels.segment_felzenszwalb(image, segments) for image in arrays])
-        labels, count = torch.from_numpy(cut).to(images.device), int(cut.max()) + 1
-    return superpixels.fill(images, labels, count, adaptive, brighten)
+    count = math.prod(superpixels.slic_grid(*images.shape[2:], segments))
+    return superpixels.fill(images, superpixels.slic(images, segments), count, adaptive, brighten)

@@ -1,10 +1,9 @@
 """Superpixels: an image cut into small segments of similar colour, each filled with one colour (White-box 3.2).
 
-SLIC and the filling run on a batch, on the device of the images, and on a CPU they are faster than scikit-image; the
-graph cut of the paper runs one image after the other, on the host.
+SLIC, the default of White-box's code, and the filling run on a batch, on the device of the images, and on a CPU they
+are faster than scikit-image. The paper's graph cut is compared in bench/segmentation.py.
 """
 
-import heapq
 import math
 from typing import NamedTuple
 
@@ -183,45 +182,3 @@ def fill(images: Tensor, labels: Tensor, count: int, adaptive: bool = True, brig
         colors = (1 - share) * colors + share * medians
     colors = colors.float() ** (1 / brighten) * 2 - 1
     return colors.gather(2, labels.expand(-1, channels, -1)).view(images.shape)
-
-
-def segment_felzenszwalb(image: np.ndarray, segments: int) -> np.ndarray:
-    """The paper's segmentation: Felzenszwalb's graph cut, then neighbours of similar colour merged, most similar first.
-
-    The paper merges by selective search; here hierarchical merging by the distance of the mean colours plays its part,
-    until `segments` regions are left (skimage.graph's merging stops at a distance, not at a number). (H, W, 3) in
-    [0, 1] -> labels (H, W), from 0.
-    """
-    from skimage.segmentation import felzenszwalb  # half a second, which drawing a photo can do without
-
-    labels = felzenszwalb(image, scale=1, sigma=0.8, min_size=10)
-    channels = [np.ones(labels.shape), *np.moveaxis(image, 2, 0)]
-    sums = list(np.stack([np.bincount(labels.ravel(), c.ravel()) for c in channels], axis=1))  # count, R, G, B
-    parent = list(range(len(sums)))
-    neighbors = {region: set() for region in parent}  # of the regions that are left
-    heap = []
-
-    def propose(a: int, b: int) -> None:
-        distance = np.linalg.norm(sums[a][1:] / sums[a][0] - sums[b][1:] / sums[b][0])
-        heapq.heappush(heap, (float(distance), a, b))
-
-    vertical, horizontal = np.stack([labels[1:], labels[:-1]]), np.stack([labels[:, 1:], labels[:, :-1]])
-    pairs = np.concatenate([vertical.reshape(2, -1), horizontal.reshape(2, -1)], axis=1)
-    for a, b in np.unique(np.sort(pairs[:, pairs[0] != pairs[1]], axis=0), axis=1).T.tolist():
-        neighbors[a].add(b), neighbors[b].add(a)
-        propose(a, b)
-    while len(neighbors) > segments:
-        _, a, b = heapq.heappop(heap)
-        if a not in neighbors or b not in neighbors:
-            continue  # one of them is part of a larger region by now
-        merged = len(parent)
-        parent[a] = parent[b] = merged
-        parent.append(merged)
-        sums.append(sums[a] + sums[b])
-        neighbors[merged] = (neighbors.pop(a) | neighbors.pop(b)) - {a, b}
-        for region in neighbors[merged]:
-            neighbors[region] = neighbors[region] - {a, b} | {merged}
-            propose(merged, region)
-    for region in reversed(range(len(parent))):  # a region is made after its parts
-        parent[region] = parent[parent[region]]
-    return np.unique(np.array(parent)[labels], return_inverse=True)[1].reshape(labels.shape)

@@ -30,9 +30,9 @@ def superpixel_speed(p: Profile, photos: np.ndarray, device: torch.device) -> di
     """
     images, structure = to_tensor(photos).to(device), representations.structure
     calls = {
-        TORCH: partial(structure, images, "slic", p.segments, p.adaptive, p.brighten),
+        TORCH: partial(structure, images, p.segments, p.adaptive, p.brighten),
         SCIKIT: partial(_fill_one_by_one, photos / 255, segmentation.segment_slic, p),
-        FELZENSZWALB: partial(_fill_one_by_one, photos / 255, superpixels.segment_felzenszwalb, p),
+        FELZENSZWALB: partial(_fill_one_by_one, photos / 255, segmentation.segment_felzenszwalb, p),
     }
     times = timed(calls, p.bench_repeats, partial(now, device), warm_up(device))
     return {
@@ -61,7 +61,7 @@ def segmentations(p: Profile, photos: np.ndarray) -> dict[str, np.ndarray]:
     return {
         TORCH: torch.stack(full).numpy(),
         SCIKIT: np.stack(labels),
-        FELZENSZWALB: np.stack([superpixels.segment_felzenszwalb(a, n) for a, n in zip(arrays, counts)]),
+        FELZENSZWALB: np.stack([segmentation.segment_felzenszwalb(a, n) for a, n in zip(arrays, counts)]),
         HALF: torch.stack(half).numpy().repeat(2, axis=1).repeat(2, axis=2),
     }
 

@@ -162,7 +162,7 @@ def _background(rng: random.Random, x: float, y: float, extent: float) -> str:
         stops.append(f'<stop offset="{offset}" stop-color="rgb({red:.1%},{green:.1%},{blue:.1%})"/>')
     return (
         f'<linearGradient id="ground" gradientTransform="rotate({rng.randrange(0, 91)})">{"".join(stops)}'
-        f'</linearGradient>'
+        f"</linearGradient>"
         f'<rect x="{x - extent}" y="{y - extent}" width="{2 * extent}" height="{2 * extent}" fill="url(#ground)"/>'
     )
 

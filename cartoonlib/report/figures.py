@@ -43,7 +43,7 @@ def represented(images: Tensor, profile: Profile) -> dict[str, np.ndarray]:
     """
     p, weights = profile, views.color_shift_weights(torch.Generator().manual_seed(profile.seed))
     return {
-        "structure": to_uint8(views.structure(images, p.superpixels, p.segments, p.adaptive, p.brighten)),
+        "structure": to_uint8(views.structure(images, p.segments, p.adaptive, p.brighten)),
         "texture": to_uint8(views.texture(images, weights)),
         "surface": to_uint8(views.surface(images, eps=p.surface_eps)),
     }

@@ -65,14 +65,17 @@ def _train_on_workers(client, rows: dict[str, Profile], sets: Sets, style: str, 
         show_line("no worker has joined the scheduler yet: start some with `dask worker`", keep=True)
     if sys.stderr.isatty():
         client.subscribe_topic(f"progress of {client.id}", lambda event: show_line(event[1]))
-    pretrainings, futures, results = {}, {}, {}
+    futures, results = {}, {}
+
+    def submit(row: Profile, style: str | None, title: str, after):
+        # A job has the name of its folder: Dask makes one of those that agree in it, for which all that need it wait.
+        name = run_folder(row, sets, style).name
+        return client.submit(_work, row.model_dump(), title, client.id, gpus, style, after, key=name)
+
     for title, row in rows.items():
-        job = row.model_dump(), title, client.id, gpus
-        # A job has the name of its folder: rows that agree in the pretraining wait for one job that makes it.
-        first, last = (run_folder(row, sets, what) for what in (None, style))
-        if first.name not in pretrainings:
-            pretrainings[first.name] = client.submit(_work, *job, None, key=first.name)
-        futures[client.submit(_work, *job, style, pretrainings[first.name], key=last.name)] = title, last
+        pretrained = submit(row.replace(start_steps=0), None, title, None)
+        started = submit(row, None, title, pretrained) if row.start_steps else pretrained
+        futures[submit(row, style, title, started)] = title, run_folder(row, sets, style)
     try:
         for future in as_completed(futures):
             title, folder = futures[future]
@@ -86,7 +89,7 @@ def _train_on_workers(client, rows: dict[str, Profile], sets: Sets, style: str, 
 
 def _result(future, folder: Path) -> tuple[str, str]:
     """(trained, stopped or failed, that in words), of a row that has ended."""
-    error = future.exception()  # its own, or that of its pretraining
+    error = future.exception()  # its own, or that of its start
     if error is None:
         elsewhere = f"trained, but not into {folder.parent}: the workers must share this results/"
         return ("trained", f"trained, {folder.name}") if is_finished(folder) else ("failed", elsewhere)
@@ -96,7 +99,7 @@ def _result(future, folder: Path) -> tuple[str, str]:
 
 
 def _work(settings: dict, title: str, client: str, gpus: list[str], style: str | None, _after: None = None) -> None:
-    """What a worker does: train one row by its settings, or its pretraining (style: None), which Dask ends first.
+    """What a worker does: train one row by its settings, or its start (style: None), which Dask ends first.
 
     client: the id of the client that asks for it.  gpus: those that workers share: each takes one, by its number; with
     none it sees what it was started with.

@@ -99,7 +99,8 @@ class Stage(abc.ABC):
         batch = self.profile.batch // 2 if self.accelerator.num_processes == 1 else 0
         while batch:
             self.accelerator.free_memory()  # of the attempt before
-            one_step = self.profile.replace(batch=batch, step="eager", pretrain_steps=1, train_steps=1)
+            steps = {"pretrain_steps": 1, "start_steps": min(1, self.profile.start_steps), "train_steps": 1}
+            one_step = self.profile.replace(batch=batch, step="eager", **steps)
             try:
                 with tempfile.TemporaryDirectory() as folder, contextlib.suppress(guards.Diverged):
                     dataclasses.replace(self, folder=Path(folder), progress=lambda _line: None).train(one_step)

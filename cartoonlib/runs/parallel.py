@@ -34,7 +34,7 @@ def train(
 ) -> Run:
     """The run of a profile in one style, trained if it is missing, by as many processes as the profile says.
 
-    style: None is the pretraining. Raises TrainingStopped and InputError with the same sentences however many they are.
+    style: None is the structure start. Raises TrainingStopped and InputError, in the same sentences however many they are.
     """
     if profile.processes > 1 and not store.is_finished(run_folder(profile, sets, style)):
         _launch(profile, style, title, progress)
@@ -42,17 +42,22 @@ def train(
 
 
 def pretrain(profile: Profile, sets: Sets, progress: Callable = print) -> Run:
-    """The run of a profile's pretraining, like train."""
-    return train(profile, sets, None, "pretraining", progress)
+    """The run of a profile's pretraining, like train: what a structure start of no steps is."""
+    return train(profile.replace(start_steps=0), sets, None, "pretraining", progress)
+
+
+def start(profile: Profile, sets: Sets, style: str, progress: Callable = print) -> Run:
+    """The run of a style's structure start, like train; without one, that is the pretraining."""
+    return train(profile.of(style), sets, None, "structure start", progress)
 
 
 def run(profile: Profile, sets: Sets, style: str | None, title: str, progress: Callable = print) -> Run:
-    """Train in this process, or in this one of several that Accelerate started; style: None is the pretraining."""
+    """Train in this process, or in this one of several that Accelerate started; style: None is the structure start."""
     if not first_process():
         progress = silent
     sets, runs = sets.of(profile), store.runs_folder(profile)
     if style is None:
-        return training.pretrain(profile, runs, sets.faces, progress)
+        return training.start(profile, runs, sets.faces, progress)
     return training.train(profile, runs, sets.faces, sets.cartoons[style], style, title, progress, sets.shown)
 
 
@@ -60,7 +65,7 @@ def run_folder(profile: Profile, sets: Sets, style: str | None) -> Path:
     """The folder of a run, from the profile and its data, which are prepared if they are missing."""
     sets, runs = sets.of(profile), store.runs_folder(profile)
     if style is None:
-        return store.pretrain_folder(profile, runs, sets.faces)
+        return store.start_folder(profile, runs, sets.faces)
     return store.train_folder(profile, runs, sets.faces, sets.cartoons[style], style)
 
 

@@ -7,7 +7,7 @@ import yaml
 from .. import files
 from ..dataset.catalogue import style_name
 from ..files import InputError
-from ..profile import Profile, profile_of
+from ..profile import TABLES, Profile, profile_of
 
 
 def read_yaml(path: Path) -> dict:
@@ -40,8 +40,9 @@ def load_profile(name: str, overrides: dict | None = None) -> Profile:
 
 
 def _without(own: dict, overrides: dict) -> dict:
-    """A style's own settings but those, and those weights, that are overridden."""
-    left = {key: value for key, value in own.items() if key == "weights" or key not in overrides}
-    if "weights" in left and isinstance(overrides.get("weights"), dict):
-        left["weights"] = {k: v for k, v in left["weights"].items() if k not in overrides["weights"]}
+    """A style's own settings but those, and those entries of tables, that are overridden."""
+    left = {key: value for key, value in own.items() if key in TABLES or key not in overrides}
+    for table in TABLES:
+        if table in left and isinstance(overrides.get(table), dict):
+            left[table] = {k: v for k, v in left[table].items() if k not in overrides[table]}
     return left

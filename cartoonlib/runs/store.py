@@ -15,13 +15,15 @@ from .. import files
 from ..dataset.prepare import ImageSet
 from ..files import InputError, write_atomic
 from ..networks import Generator, load_generator
-from ..profile import Profile
+from ..profile import Look, Profile
 
 # The settings on which a pretrained generator depends: rows of the ablation table that agree in these share one.
 PRETRAIN_SETTINGS = (
     "faces", "size", "face_limit", "test_fraction", "augment", "seed", "batch", "pretrain_steps", "generator_rate",
     "precision", "skips", "tanh", "slope", "padding",
 )  # fmt: skip
+# And those on which one depends that has learned its style's look.
+START_SETTINGS = (*PRETRAIN_SETTINGS, "start_steps", "start_rate", "decay", "ema", "output_eps", *Look.model_fields)
 # Settings that do not change a run's result, but for rounding.
 NOT_IN_KEY = (
     "styles", "log_every", "checkpoint_every", "ablation_steps", "step", "processes", "bench_repeats", "on_divergence",
@@ -92,8 +94,18 @@ def runs_folder(profile: Profile) -> Path:
 
 def pretrain_folder(profile: Profile, runs: Path, faces: ImageSet) -> Path:
     """Where the pretraining of a profile lives: named by the settings and data that decide it."""
-    ignored = tuple(key for key in profile.flat() if key not in PRETRAIN_SETTINGS)
-    return runs / f"pretrain-{profile.key(ignored, faces.hash)}"
+    return runs / f"pretrain-{_key(profile, PRETRAIN_SETTINGS, faces)}"
+
+
+def start_folder(profile: Profile, runs: Path, faces: ImageSet) -> Path:
+    """Where the structure start lives, which rows of one look share; without one, that is the pretraining."""
+    if not profile.start_steps:
+        return pretrain_folder(profile, runs, faces)
+    return runs / f"start-{_key(profile, START_SETTINGS, faces)}"
+
+
+def _key(profile: Profile, settings: tuple[str, ...], faces: ImageSet) -> str:
+    return profile.key(tuple(key for key in profile.flat() if key not in settings), faces.hash)
 
 
 def train_folder(profile: Profile, runs: Path, faces: ImageSet, cartoons: ImageSet, style: str) -> Path:
@@ -108,10 +120,10 @@ def code_hash() -> str:
     nothing, a constant that is changed does. Not of files.py, where nothing of a result is decided.
     """
     package, definitions = Path(__file__).parent.parent, []
-    rooms = (package / name for name in ("dataset/batches.py", "runs/loop.py", "runs/training.py"))
+    rooms = ("dataset/batches.py", "dataset/structures.py", "runs/loop.py", "runs/training.py")
     not_defining = ast.Import, ast.ImportFrom, ast.If  # such as `if __name__ == "__main__"`
     method = (path for path in package.glob("*.py") if path.stem not in ("files", "__init__", "__main__"))
-    for path in (*method, *rooms):
+    for path in (*method, *map(package.joinpath, rooms)):
         module = ast.parse(path.read_text(encoding="utf-8"))
         for node in ast.walk(module):
             if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node) is not None:
