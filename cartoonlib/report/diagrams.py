@@ -19,7 +19,14 @@ BRANCHES = {"surface": 0.95, "texture": 2.55, "structure": 4.1}
 ARROWS = [
     ("generator", (1.225, 2.55), (1.94, 2.55)),
     ("generator", (2.84, 2.55), (3.56, 2.55)),
+    # The target, which the generator learned to draw in its start, enters content, anchor and total variation.
+    ("anchor", (0.75, 3.33), (0.75, 3.62)),
+    ("anchor", (1.225, 3.95), (1.78, 3.95)),
+    ("anchor", (3.67, 3.025), (3.67, 3.95), (3.02, 3.95)),
+    ("content", (1.225, 4.4), (1.5, 4.4), (1.5, 4.72), (1.78, 4.72)),
+    ("content", (4.43, 3.025), (4.43, 4.72), (3.02, 4.72)),
     ("content", (2.4, 5.18), (2.4, 5.45)),
+    ("total_variation", (0.75, 5.12), (0.75, 6.2), (9.2, 6.2), (9.2, 5.86)),
     ("surface", (4.525, 2.27), (5.15, 2.27), (5.15, 0.95), (5.56, 0.95)),
     ("texture", (4.525, 2.55), (5.56, 2.55)),
     ("structure", (4.525, 2.7), (5.2, 2.7), (5.2, 4.1), (5.56, 4.1)),
@@ -28,7 +35,7 @@ ARROWS = [
     ("total_variation", (4.525, 2.97), (4.84, 2.97), (4.84, 5.65), (8.58, 5.65)),
 ]
 LOSS_BOXES = {
-    "landmark": (2.4, 0.95), "color": (2.4, 3.95), "content": (2.4, 5.65), "total_variation": (9.2, 5.65),
+    "landmark": (2.4, 0.95), "anchor": (2.4, 3.95), "content": (2.4, 5.65), "total_variation": (9.2, 5.65),
     **{name: (9.2, y) for name, y in BRANCHES.items()},
 }  # fmt: skip
 
@@ -45,13 +52,13 @@ def pipeline_counts(generator: nn.Module, profile: Profile, perceptual: nn.Modul
 def pipeline(images: dict[str, np.ndarray], networks: dict[str, int | str]) -> plt.Figure:
     """How a photo becomes a cartoon, and what every loss compares.
 
-    images: photo, output, surface, texture, structure, and the landmarks photo_points and output_points; the first of
-    each is shown.  networks: see pipeline_counts.
+    images: photo, target (see starts.target), output, surface, texture, structure, and the landmarks photo_points and
+    output_points; the first of each is shown.  networks: see pipeline_counts.
     """
-    need = "photo output photo_points output_points generator d_surface d_texture perceptual".split()
+    need = "photo target output photo_points output_points generator d_surface d_texture perceptual".split()
     if missing := {*BRANCHES, *need} - {*images, *networks}:
         raise InputError(f"The pipeline figure lacks {', '.join(sorted(missing))}: add it to its dicts.")
-    figure, ax = canvas(WIDTH, 6.1)
+    figure, ax = canvas(WIDTH, 6.4)
     frozen = f"{networks['perceptual']}\n(frozen)"
     arrows = list(ARROWS)
     for name, x, way in (("photo", 0.75, 1), ("output", 4.05, -1)):
@@ -64,7 +71,11 @@ def pipeline(images: dict[str, np.ndarray], networks: dict[str, int | str]) -> p
     ax.barh(4.655 + 0.15 * np.arange(4), widths, 0.1, 2.4 - widths / 2, color=COLORS["content"])
     label(ax, 2.4, 3.37, f"Generator\n{networks['generator']:,} parameters", va="center")
     label(ax, 3.5, 5.02, frozen, va="center")
-    label(ax, 2.4, 4.28, "colours, up to a grade", 8.5, color=MUTED)
+    picture(ax, checked(images["target"], "target")[0], 0.275, 3.645, 0.95)
+    label(ax, 0.75, 4.77, "Target", 9.5, weight="bold")
+    label(ax, 0.75, 4.97, "flat regions, drawn", 8.5, color=MUTED)
+    label(ax, 2.4, 4.28, "colours and lines", 8.5, color=MUTED)
+    label(ax, 5.2, 6.08, "its edges and darkness price them", 8.5, color=MUTED)
     label(ax, 6.7, 5.51, "differences of neighbouring pixels", 8.5, color=MUTED)
     for color, *corners in arrows:
         arrow(ax, *corners, color=COLORS[color])
@@ -81,12 +92,9 @@ def _face(ax: plt.Axes, name: str, images: dict[str, np.ndarray], x: float, way:
     picture(ax, image, left, 0.475, 0.95, images[f"{name}_points"][0])
     label(ax, x, 3.195, name.capitalize(), 9.5, weight="bold")
     label(ax, x, 0.315, f"{name.capitalize()} landmarks")
-    end, inner, outer = 2.4 - way * 0.62, x + way * 0.38, x - way * 0.38
     return [
         ("landmark", (x, 2.075), (x, 1.44)),
-        ("landmark", (x + way * 0.475, 0.95), (end, 0.95)),
-        ("color", (inner, 3.025), (inner, 3.95), (end, 3.95)),
-        ("content", (outer, 3.025), (outer, 4.72), (end, 4.72)),
+        ("landmark", (x + way * 0.475, 0.95), (2.4 - way * 0.62, 0.95)),
     ]
 
 

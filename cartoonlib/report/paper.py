@@ -19,7 +19,7 @@ WIDTH = 10.0  # 1500 px: readable when a page shows it at half of that
 INK, MUTED, RULE = "#22272e", "#5d6570", "#c3c9d2"
 COLORS = {  # of every loss and its branch, of the generator, and of the original's variants
     "original": "#8c6d4f", "surface": "#3a9d6b", "texture": "#2ea7b8", "structure": "#5b8fd6", "landmark": "#7d858c",
-    "content": "#1f4078", "color": "#d9902f", "total_variation": "#8a6fb0", "generator": "#c0483f", "full": "#c0483f",
+    "content": "#1f4078", "anchor": "#d9902f", "total_variation": "#8a6fb0", "generator": "#c0483f", "full": "#c0483f",
 }  # fmt: skip
 # Decorates a function that draws: it does so in the style of cartoonlib.mplstyle.
 styled = plt.style.context(Path(__file__).with_name("cartoonlib.mplstyle"))
@@ -60,7 +60,7 @@ def checked(images: np.ndarray, name: str, count: int = 1) -> np.ndarray:
 
 def color_of(name: str) -> str:
     """The colour of the first entry of COLORS that a name contains, else ink."""
-    name = re.sub(r", seed \d+$", "", name).replace(" ", "_").replace("colour", "color")
+    name = re.sub(r", seed \d+$", "", name).replace(" ", "_")
     return next((color for key, color in COLORS.items() if key in name), INK)
 
 

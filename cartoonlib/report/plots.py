@@ -74,7 +74,7 @@ def _finish_loss_panel(ax: plt.Axes, key: str) -> None:
         ax.axhline(0.25, color=MUTED, lw=1, ls="--", zorder=1)
         place = {"transform": ax.get_yaxis_transform(), "ha": "right", "va": "bottom"}
         ax.text(1, 0.253, "cannot tell", fontsize=8, color=MUTED, **place)
-    ax.set_title(key.replace("d_", "discriminator: ").replace("_", " ").replace("color", "colour"))
+    ax.set_title(key.replace("d_", "discriminator: ").replace("_", " "))
     ax.set_ylim(0, top)
 
 

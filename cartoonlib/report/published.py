@@ -4,9 +4,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..dataset.catalogue import style_name
 from ..images import to_tensor
-from ..profile import Profile
+from ..profile import Look, Profile
 from .tables import table
 
 PUBLISHED_SIZE = 128  # px, of the original's images
@@ -51,7 +50,7 @@ def feature_scale(perceptual: nn.Module, photos: np.ndarray) -> tuple[int, float
 
 
 def weights_markdown(profile: Profile, channels: int, magnitude: float) -> str:
-    """A markdown table of a profile's weights beside the published ones, and what its styles set for themselves.
+    """A markdown table of a profile's weights beside the published ones, and what its styles set for training.
 
     The published weights are made scale-free with the profile's network, at the original's image size; the last column
     is the reverse, the profile's weights as numbers for the original's code. channels, magnitude: see feature_scale.
@@ -66,7 +65,7 @@ def weights_markdown(profile: Profile, channels: int, magnitude: float) -> str:
         others = [f"{theirs[name]:.3g}" if name in theirs else "-" for theirs in columns.values()]
         lines.append([name, f"{weight:.2g}", *others])
     text = table(["loss", "this profile", *columns], lines)
-    settings_of = profile.flat()["style_settings"]
-    for style in filter(settings_of.get, map(style_name, profile.styles)):
-        text += f"\n\nFor `{style}`: {', '.join(f'{key} {value:g}' for key, value in settings_of[style].items())}."
+    for style, own in profile.flat()["style_settings"].items():
+        texts = [f"{key} {value:g}" for key, value in own.items() if key not in (*Look.model_fields, "start_steps")]
+        text += f"\n\nFor `{style}`: {', '.join(texts)}." if texts else ""
     return text

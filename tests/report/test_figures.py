@@ -36,7 +36,7 @@ def _texts(figure) -> str:
 
 
 def _pipeline(faces):
-    images = dict.fromkeys(("photo", "output", "surface", "structure"), faces)
+    images = dict.fromkeys(("photo", "target", "output", "surface", "structure"), faces)
     images |= {"texture": faces[..., :1], "photo_points": POINTS, "output_points": POINTS}
     networks = {"generator": 1_234_567, "d_surface": 2222, "d_texture": 3333, "perceptual": "VGG19"}
     return diagrams.pipeline(images, networks)
@@ -73,7 +73,7 @@ def test_every_figure_is_drawn_and_saved_to_the_same_bytes(name, faces, tmp_path
 
 def test_pipeline_names_every_loss_and_count(faces):
     texts = _texts(_pipeline(faces))
-    for word in ("landmark", "color", "content", "tv", "surface", "texture", "structure"):
+    for word in ("landmark", "anchor", "content", "tv", "surface", "texture", "structure"):
         assert rf"\mathrm{{{word}}}" in texts
     assert "1,234,567" in texts and "2,222" in texts and "3,333" in texts and "VGG19" in texts
 

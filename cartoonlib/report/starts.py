@@ -1,0 +1,62 @@
+"""The structure start in a notebook: the looks of the styles, and the drawings that they give as its targets."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+
+from ..dataset.structures import features_mask, flat
+from ..images import to_tensor, to_uint8
+from ..looks import drawn
+from ..media.faces import CANONICAL
+from ..profile import Look, Profile
+from ..runs.store import Run
+from .tables import table
+
+
+def flat_regions(photos: np.ndarray, flatten: float) -> np.ndarray:
+    """Aligned photos in flat regions, as dataset.structures makes them: uint8 (N, S, S, 3) -> (N, S, S, 4).
+
+    Eyes and mouths are taken to lie where alignment puts them, which is a few px off at most.
+    """
+    images, points = to_tensor(photos), torch.from_numpy(CANONICAL).expand(len(photos), -1, -1)
+    features = features_mask(points, photos.shape[1])
+    return to_uint8(torch.cat([flat(images, features, flatten), features * 2 - 1], dim=1))
+
+
+def target(photos: np.ndarray, profile: Profile) -> np.ndarray:
+    """What content, anchor and total variation hold the output to: photos drawn in the profile's look, uint8.
+
+    The photos themselves where nothing starts from such drawings.
+    """
+    if not profile.start_steps:
+        return photos
+    return to_uint8(drawn(to_tensor(flat_regions(photos, profile.look.flatten)), profile.look))
+
+
+def targets(photos: np.ndarray, profile: Profile, styles: Iterable[str]) -> dict[str, np.ndarray]:
+    """Columns of a comparison: the photos in flat regions, at the profile's own price, then each style's drawing."""
+    flat_ones = flat_regions(photos, profile.look.flatten)[..., :3]
+    return {"flat regions": flat_ones, **{style: target(photos, profile.of(style)) for style in styles}}
+
+
+def looks_markdown(profile: Profile, styles: Iterable[str]) -> str:
+    """A markdown table: the look of every style, set by hand, and how long it is taught."""
+    lines = []
+    for style in styles:
+        p = profile.of(style)
+        values = [f"{value:g}" if isinstance(value, float) else str(value) for value in p.look.model_dump().values()]
+        lines.append([style, str(p.start_steps), *values])
+    return table(["style", "steps", *Look.model_fields], lines)
+
+
+def numbers(runs: dict[str, Run]) -> dict[str, dict]:
+    """What pretrain.json says of the starts: style -> steps, seconds, and the anchor as first and last logged."""
+    logs = {style: [row["anchor"] for row in run.log() if "anchor" in row] for style, run in runs.items()}
+    return {
+        style: {
+            "run": run.folder.name, "steps": run.summary["steps"] if logs[style] else 0,
+            "seconds": run.summary["seconds"], "anchor": [logs[style][0], logs[style][-1]] if logs[style] else [],
+        }
+        for style, run in runs.items()
+    }  # fmt: skip
