@@ -100,12 +100,13 @@ COMPARED = ("kid_cartoon", "landmark_error", "content_distance")
 def precision_runs(report: Report, faces, cartoons, progress: Callable) -> dict[tuple[str, int], store.Run]:
     """(precision, seed) -> a run in each precision, from as many seeds as the profile has repeats, three at most.
 
-    Half as long as the profile's pretraining and its rows of the ablation table.
+    Half as long as the profile's pretraining, its structure start and its rows of the ablation table.
     """
     p, runs = report.profile.of(cartoons.name), {}
     changes = {
         "train_steps": min(p.ablation_steps // 2, MOST_STEPS),
         "pretrain_steps": min(p.pretrain_steps // 2, MOST_STEPS),
+        "start_steps": min(p.start_steps // 2, MOST_STEPS),
         "perceptual": p.perceptual if weights_at_hand(p.perceptual) else "efficientnet_lite0",
     }
     changes["log_every"] = max(1, changes["train_steps"] // 20)

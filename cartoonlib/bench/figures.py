@@ -12,7 +12,10 @@ from ..report.paper import COLORS, INK, MUTED, RULE, WIDTH, panel_grid, styled
 from .comparisons import FELZENSZWALB, SCIKIT, TORCH
 from .segmentation import fill_segments
 
-PART_COLORS = {"superpixels": "structure", "perceptual": "content", "landmarks": "landmark", "generator": "generator"}
+PART_COLORS = {  # of the parts whose names start so
+    "superpixels": "structure", "target": "anchor", "perceptual": "content", "landmarks": "landmark",
+    "generator": "generator",
+}  # fmt: skip
 
 
 def segment_sheet(p: Profile, photos: np.ndarray, found: dict[str, np.ndarray]) -> plt.Figure:
@@ -87,7 +90,7 @@ def growth_figure(rows: list[dict], fit: dict) -> plt.Figure:
 def precision_curves(logs: dict[tuple[str, int], list[dict]], keys: list[str]) -> plt.Figure:
     """A panel a loss, a line a run: float32 full, bf16 dashed."""
     figure, panels = panel_grid(WIDTH, 2.3, 1, len(keys))
-    looks = {"fp32": {"color": COLORS["content"]}, "bf16": {"color": COLORS["color"], "ls": "--"}}
+    looks = {"fp32": {"color": COLORS["content"]}, "bf16": {"color": COLORS["anchor"], "ls": "--"}}
     for ax, key in zip(panels, keys):
         for (precision, _), rows in logs.items():
             ax.plot([row["step"] for row in rows], [row[key] for row in rows], lw=1.2, **looks[precision])

@@ -21,7 +21,7 @@ from ..files import InputError
 from ..images import center_crop
 from ..profile import Profile
 from ..runs import training
-from ..step import PretrainStep, TrainStep
+from ..step import PretrainStep, StartStep, TrainStep, build_generator
 from .measuring import Process, now, paired, peak_memory, rates, spread, timed, warm_up
 from .original import OriginalImages, OriginalStep, vgg19_without_download
 
@@ -57,6 +57,14 @@ def pretraining(p: Profile, faces: ImageSet) -> Stepper:
     return Stepper(PretrainStep(p, accelerator), lambda step: (photos(step),))
 
 
+def starting(p: Profile, faces: ImageSet) -> Stepper:
+    """A step of the structure start."""
+    accelerator = training.make_accelerator(p)
+    batches = training.photo_batches(p, faces, accelerator), training.structure_batches(p, faces, accelerator, print)
+    start = build_generator(p).state_dict()
+    return Stepper(StartStep(p, accelerator, start), lambda step: tuple(batch(step) for batch in batches))
+
+
 def originals(p: Profile, faces: ImageSet, cartoons: ImageSet) -> Stepper:
     """The original's step on the same images, cut to the centre, for it augments nothing; it makes its own batches."""
     update = OriginalStep(p, training.make_accelerator(p).device)
@@ -72,7 +80,8 @@ def at_size(images: ImageSet, size: int, count: int) -> ImageSet:
     side, rows = round(size * MARGIN), np.flatnonzero(images.split == "train")[:count]
     arrays = [np.asarray(Image.fromarray(images.images[row]).resize((side, side))) for row in rows]
     manifest = [images.manifest[row] for row in rows]
-    return dataclasses.replace(images, images=np.stack(arrays), points=images.points[rows], manifest=manifest)
+    part = {"images": np.stack(arrays), "points": images.points[rows], "manifest": manifest}
+    return dataclasses.replace(images, **part, hash=f"{images.hash}, {len(rows)} at {side} px")  # for their structures
 
 
 def start(p: Profile, which: str, changes: dict[str, int]) -> str:
