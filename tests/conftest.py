@@ -7,16 +7,16 @@ import skimage.data
 import torch
 from PIL import Image
 
-from cartoonlib import features, landmarks
+from cartoonlib import features, files, landmarks
 from cartoonlib.dataset.prepare import ImageSet
 from cartoonlib.images import to_tensor
-from cartoonlib.media.faces import align, detect_faces
+from cartoonlib.media.faces import CANONICAL, align, detect_faces
 from cartoonlib.profile import Profile
 
 SIDE = 36  # of the sets: 1.125 times 32
 TINY = Profile(
-    name="tiny", size=32, batch=2, perceptual="efficientnet_lite0", segments=20, pretrain_steps=6, train_steps=8,
-    log_every=2, checkpoint_every=3, ema=0.5, precision="fp32",
+    name="tiny", size=32, batch=2, perceptual="efficientnet_lite0", segments=20, pretrain_steps=6, start_steps=0,
+    train_steps=8, log_every=2, checkpoint_every=3, ema=0.5, precision="fp32",
 )  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def draw_cartoon(seed: int, side: int) -> np.ndarray:
 def _image_set(kind: str, images: np.ndarray, tests: int) -> ImageSet:
     split = ["train"] * (len(images) - tests) + ["test"] * tests
     manifest = [{"file": f"{i}.png", "source": kind, "split": part} for i, part in enumerate(split)]
-    points = np.full((len(images), 5, 2), np.nan, np.float32)
+    points = np.stack([CANONICAL if kind == "faces" else np.full_like(CANONICAL, np.nan)] * len(images))
     return ImageSet(kind, kind, kind, "public domain", images, points, manifest, [], f"hash of {kind}")
 
 
@@ -84,6 +84,14 @@ def face_set(face_photos) -> ImageSet:
 def cartoon_set() -> ImageSet:
     """Eight small drawings, two of them held out."""
     return _image_set("cartoons", np.stack([draw_cartoon(seed, SIDE) for seed in range(8)]), tests=2)
+
+
+@pytest.fixture(scope="module")
+def processed(tmp_path_factory):
+    """A folder of prepared data for a module, where the structures of its photos come to lie."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "PROCESSED", tmp_path_factory.mktemp("processed"))
+        yield files.PROCESSED
 
 
 @pytest.fixture(scope="session")

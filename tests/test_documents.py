@@ -78,7 +78,7 @@ def test_a_loss_is_added_as_contributing_says(tmp_path):
     shutil.copytree(files.ROOT / "cartoonlib", package, ignore=shutil.ignore_patterns("__pycache__", "*.md"))
     insert(package / "losses.py", r"\Z", f"\n\n{function}")
     insert(package / "profile.py", r"^class Weights.*?^    \w+: Weight[^\n]*\n(?!    \w+: Weight)", weight)
-    insert(package / "step.py", r'terms\["color"\] = [^\n]*\n', line)
+    insert(package / "step.py", r'terms\["anchor"\] = [^\n]*\n', line)
     result = subprocess.run([sys.executable, "-c", ONE_STEP], cwd=tmp_path, capture_output=True, encoding="utf-8")
     assert result.stdout.strip() == str(package / "losses.py"), textwrap.shorten(result.stderr[-1000:], 1000)
 

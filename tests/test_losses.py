@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cartoonlib import landmarks, losses, representations
+from cartoonlib import landmarks, looks, losses, representations
 from cartoonlib.networks import Generator, PatchDiscriminator
+from cartoonlib.profile import Look
 
 
 def scalar(value) -> float:
@@ -24,67 +25,37 @@ def test_content_and_structure_by_hand():
         assert scalar(loss(target, target)) == 0
 
 
-def test_color_by_hand():
-    photo = torch.zeros(1, 3, 32, 32)
-    red = photo + torch.tensor([0.5, 0, 0]).view(1, 3, 1, 1)  # Y .299, U -.169, V .5 of it
-    brighter = photo + 0.5  # chroma is the same, so only luma counts
-    left = losses.RIDGE / (1 + losses.RIDGE)  # what the ridge leaves of a grade; the rest is its own price
-    prices = left + losses.HOLD_LUMA, left + losses.HOLD_CHROMA
-    for output, luma, chroma in ((red, 0.5 * 0.299 / 3, 0.5 * (0.169 + 0.5) / 3), (brighter, 0.5 / 3, 0)):
-        assert scalar(losses.color(output, photo, grade=False)) == pytest.approx(luma + chroma, abs=1e-6)
-        graded = prices[0] * luma + prices[1] * chroma
-        assert scalar(losses.color(output, photo)) == pytest.approx(graded, abs=1e-6)
+@pytest.mark.parametrize("brightness", [0.1, losses.USUAL])  # one price everywhere is the plain one
+def test_anchor_by_hand(brightness):
+    target = torch.full((2, 3, 32, 32), 2 * brightness - 1)
+    red = target + torch.tensor([0.5, 0, 0]).view(1, 3, 1, 1)  # Y .299, U -.169, V .5 of it
+    brighter = target + 0.5  # chroma is the same, so only luma counts
+    for output, expected in ((red, 0.5 * (0.299 + losses.CHROMA * (0.169 + 0.5))), (brighter, 0.5), (target, 0)):
+        assert scalar(losses.anchor(output, target)) == pytest.approx(expected, abs=1e-6)
+    halves = target.clone()
+    halves[..., 16:] += 0.5  # one slope in 31, beside the difference itself
+    for output, turned in ((halves, target), (halves.mT, target.mT)):
+        assert scalar(losses.anchor(output, turned)) == pytest.approx(0.25 + losses.SLOPES * 0.5 / 31, abs=1e-6)
 
 
-@pytest.mark.parametrize("grade", [True, False])
-def test_color_leaves_contours_free_and_no_fringes(grade):
-    photo = torch.zeros(1, 3, 128, 128)
-    stripes = torch.full((128,), -0.5)
-    stripes[torch.arange(128) % 8 < 4] = 0.5
-    fringes = stripes.view(1, 1, 1, 128) * torch.tensor([0.7, -0.299 * 0.7 / 0.587, 0]).view(1, 3, 1, 1)  # of luma 0
-    assert losses.color(photo + stripes, photo, grade) < 0.001
-    output = (photo + fringes).requires_grad_()
-    cost = losses.color(output, photo, grade)
-    cost.backward()
-    assert cost > 0.05 and (output.grad * fringes).sum().item() == pytest.approx(cost.item(), rel=1e-3)
+def test_a_soft_line_costs_more_than_a_shade_as_far_from_the_target():
+    target = torch.full((1, 3, 32, 32), 2 * losses.USUAL - 1)
+    target[..., 15:17] -= 1
+    soft = target.clone()
+    soft[..., 13:19] = soft[..., 13:19].mean(dim=-1, keepdim=True)
+    shade = target + (soft - target).abs().mean()
+    assert losses.anchor(soft, target) > 1.5 * losses.anchor(shade, target) > 0
 
 
-def recolored(photo):
-    """An affine map of all colours, and the matrix of its linear part."""
-    matrix = torch.tensor([[1.1, 0.1, -0.05], [0.0, 0.9, 0.1], [0.1, -0.1, 1.05]])
-    return torch.einsum("yc,bchw->byhw", matrix, photo) + torch.tensor([0.05, -0.03, 0.1]).view(1, 3, 1, 1), matrix
-
-
-def test_a_recoloured_picture_is_cheap_and_a_patch_of_that_size_is_not(faces_tensor):
-    def cost(output, grade=True):
-        return losses.color(output, faces_tensor, grade).item()
-
-    output, _ = recolored(faces_tensor)
-    patch = torch.zeros_like(faces_tensor)
-    patch[..., 32:64, 32:64] = torch.tensor([0.4, -0.1, -0.1]).view(3, 1, 1)  # on a sixteenth of the picture
-    patch = faces_tensor + patch * cost(output, grade=False) / cost(faces_tensor + patch, grade=False)
-    assert cost(patch, grade=False) == pytest.approx(cost(output, grade=False), rel=1e-3)
-    assert losses.HOLD_LUMA < cost(output) / cost(output, grade=False) < losses.HOLD_CHROMA
-    assert cost(patch) > 1.3 * cost(patch, grade=False)
-
-
-def test_the_grade_is_the_recolouring_drawn_to_the_identity_by_the_ridge(faces_tensor, monkeypatch):
-    output, matrix = recolored(faces_tensor)
-    distances = []
-    for ridge in (1e-6, losses.RIDGE, 1.0, 1e4):
-        monkeypatch.setattr(losses, "RIDGE", ridge)
-        linear, offset = losses._grade(output.flatten(2), faces_tensor.flatten(2))
-        if ridge == 1e-6:
-            graded = linear @ faces_tensor.flatten(2) + offset
-            assert (linear - matrix).abs().max() < 1e-3 and (graded - output.flatten(2)).abs().max() < 1e-3
-        distances.append((linear - torch.eye(3)).norm().item() + offset.norm().item())
-    assert distances == sorted(distances, reverse=True) and distances[-1] < 1e-3
-
-
-def test_every_image_has_a_grade_of_its_own(faces_tensor):
-    output = torch.cat([recolored(faces_tensor)[0][:1], -faces_tensor[1:]])
-    single = [losses.color(output[i : i + 1], faces_tensor[i : i + 1]).item() for i in range(2)]
-    assert losses.color(output, faces_tensor).item() == pytest.approx(sum(single) / 2, rel=1e-4)
+def test_anchor_is_dearer_in_the_dark():
+    target = torch.full((1, 3, 64, 64), 2 * losses.USUAL - 1)
+    target[..., :32] = -0.8  # brightness 0.1 on the left
+    costs = []
+    for x in (8, 48):
+        output = target.clone()
+        output[..., 30:34, x : x + 4] += torch.tensor([0.2, 0.1, 0.0]).view(3, 1, 1)
+        costs.append(scalar(losses.anchor(output, target)))
+    assert costs[0] == pytest.approx(costs[1] * (losses.USUAL + losses.OFFSET) / (0.1 + losses.OFFSET), rel=1e-3)
 
 
 def test_total_variation_by_hand():
@@ -125,8 +96,7 @@ def _terms(name, output, photo, lite0, onet, d_surface, d_texture):
     weights = representations.color_shift_weights(torch.Generator().manual_seed(0))
     return {
         "content": lambda: losses.content(lite0(output), lite0(photo)),
-        "color": lambda: losses.color(output, photo),
-        "color without a grade": lambda: losses.color(output, photo, grade=False),
+        "anchor": lambda: losses.anchor(output, photo.detach()),  # as every caller's, it has no graph
         "structure": lambda: losses.structure(lite0(output), lite0(representations.structure(output, segments=40))),
         "total_variation": lambda: losses.total_variation(output),
         "total variation beside edges": lambda: losses.total_variation(output, photo),
@@ -136,7 +106,7 @@ def _terms(name, output, photo, lite0, onet, d_surface, d_texture):
     }[name]()
 
 
-NAMES = ["content", "color", "color without a grade", "structure", "total_variation", "landmark", "surface", "texture",
+NAMES = ["content", "anchor", "structure", "total_variation", "landmark", "surface", "texture",
          "total variation beside edges"]  # fmt: skip
 
 
@@ -154,16 +124,17 @@ def test_gradient_goes_to_the_generator_and_to_nothing_frozen(name, scene, lite0
         assert all(p.grad is None and not p.requires_grad for p in frozen.parameters())
 
 
-@pytest.mark.parametrize("grade", [True, False])
-def test_color_moves_every_pixel_of_the_output_and_not_the_photo(grade, faces_tensor):
-    photo, noise = faces_tensor.clone().requires_grad_(), torch.Generator().manual_seed(0)
+def test_anchor_moves_every_pixel_of_the_output_and_not_the_target(faces_tensor):
+    structure = torch.cat([faces_tensor, torch.zeros(2, 1, 128, 128)], dim=1).requires_grad_()
+    noise = torch.Generator().manual_seed(0)
     output = (faces_tensor + 0.2 * torch.randn(faces_tensor.shape, generator=noise)).requires_grad_()
-    losses.color(output, photo, grade).backward()
-    assert photo.grad is None and output.grad.isfinite().all()
+    target = looks.drawn(structure, Look())
+    losses.anchor(output, target).backward()
+    assert not target.requires_grad and structure.grad is None and output.grad.isfinite().all()
     assert (output.grad != 0).float().mean() > 0.99
 
 
-@pytest.mark.parametrize("name", ["content", "color", "color without a grade", "landmark"])
+@pytest.mark.parametrize("name", ["content", "anchor", "landmark"])
 def test_zero_where_the_output_is_the_photo(name, faces_tensor, lite0, onet):
     output = faces_tensor.clone().requires_grad_()
     loss = _terms(name, output, faces_tensor, lite0, onet, None, None)
@@ -198,10 +169,12 @@ def smooth(faces_tensor):
     return tuple(F.interpolate(small, side, mode="bicubic").split(1) for side in (64, 128))
 
 
-@pytest.mark.parametrize("grade", [True, False])
-def test_color_is_independent_of_the_resolution(grade, smooth):
-    small, large = (losses.color(*pair, grade).item() for pair in smooth)
-    assert large == pytest.approx(small, rel=0.03)
+def test_anchor_is_independent_of_the_resolution_but_for_its_slopes(smooth, monkeypatch):
+    small, large = (losses.anchor(*pair).item() for pair in smooth)
+    monkeypatch.setattr(losses, "SLOPES", 0.0)
+    plain_small, plain_large = (losses.anchor(*pair).item() for pair in smooth)
+    assert plain_large == pytest.approx(plain_small, rel=0.03)
+    assert large - plain_large == pytest.approx((small - plain_small) / 2, rel=0.1)  # half the differences
 
 
 def test_content_and_structure_are_independent_of_size_and_magnitude_of_features():
@@ -308,6 +281,6 @@ def test_landmark_is_in_units_of_the_face(faces_tensor, onet):
 
 def test_losses_are_float32_under_bf16_features():
     half = torch.rand(2, 3, 8, 8).bfloat16()
-    for value in (losses.content(half, half), losses.color(half, half), losses.total_variation(half),
+    for value in (losses.content(half, half), losses.anchor(half, half), losses.total_variation(half),
                   losses.surface(half), losses.discriminator(half, half)):  # fmt: skip
         assert value.dtype == torch.float32

@@ -87,9 +87,9 @@ def test_any_size_comes_back(size):
 def test_the_output_is_filtered_with_the_photo_as_guide():
     generator = Generator(filter_eps=0.1).requires_grad_(False)
     photo = images(1, 3, 16, 16)
-    expected = guided_filter(photo, generator.unfiltered(photo), radius=2, eps=0.1)
+    expected = guided_filter(photo, generator.unfiltered(photo), radius=1, eps=0.1)
     assert torch.equal(generator(photo), expected)
-    assert not torch.allclose(generator(photo), guided_filter(photo, generator.unfiltered(photo), radius=2, eps=0.01))
+    assert not torch.allclose(generator(photo), guided_filter(photo, generator.unfiltered(photo), radius=1, eps=0.01))
 
 
 def test_far_pixels_do_not_matter():
@@ -113,7 +113,7 @@ def test_linear_output_can_leave_the_range_and_tanh_cannot():
 
 def test_the_defaults_are_whiteboxes_but_for_the_padding():
     settings = {"slope": 0.2, "tanh": False, "skips": True, "padding": "replicate"}
-    settings |= {"filter_eps": 0.01, "filter_radius": 2}
+    settings |= {"filter_eps": 0.01, "filter_radius": 1}
     assert Generator().settings() == settings
     assert PatchDiscriminator(3).layers[1].negative_slope == 0.2
 

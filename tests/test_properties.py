@@ -72,7 +72,7 @@ def test_a_flat_picture_is_its_own_representation(colour, side):
 @given(height=st.integers(32, 70), width=st.integers(32, 70), seed=seeds)
 def test_losses_are_zero_for_a_picture_and_itself_and_never_negative(height, width, seed):
     one, other = noise(seed, 2, 3, height, width), noise(seed ^ 1, 2, 3, height, width)
-    for loss in (losses.content, losses.structure, losses.color):
+    for loss in (losses.content, losses.structure, losses.anchor):
         assert loss(one, one).abs() < 1e-5 and loss(one, other) >= 0
     assert losses.total_variation(one) > 0
     assert losses.total_variation(torch.zeros_like(one)).abs() < 1e-5

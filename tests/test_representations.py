@@ -6,9 +6,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cartoonlib.representations import (
     COLOR_SHIFT_RANGES,
+    CONTRASTS,
+    RELIT,
+    SHUT,
     box_mean,
     color_shift_weights,
+    edges,
+    gated,
     guided_filter,
+    in_light_of,
+    luma,
     surface,
     texture,
 )
@@ -110,3 +117,83 @@ def test_one_draw_for_the_batch_or_one_for_every_pixel():
 def test_a_grey_image_is_its_own_texture(shape):
     grey = torch.rand(2, 1, 8, 8, generator=rng())
     assert torch.allclose(texture(grey.expand(2, 3, 8, 8), color_shift_weights(rng(), shape)), grey, atol=1e-6)
+
+
+# --- the photos' light, and how much passes on their faces ---------------------------------------------------------
+
+
+def face_light(images):
+    """Mean and deviation of luma over the middle of the face, (B,) each: rows 0.45 to 0.8, columns 0.3 to 0.7."""
+    middle = luma(images)[..., 58:102, 38:90].flatten(1)
+    return middle.mean(dim=1), middle.std(dim=1)
+
+
+def test_luma_is_that_of_bt_601():
+    assert luma(torch.eye(3)[:, :, None, None]).flatten().tolist() == pytest.approx([0.299, 0.587, 0.114])
+
+
+@pytest.mark.parametrize("contrast, left", [(1.0, 1.0), (0.8, 0.8), (0.1, CONTRASTS[0]), (9.0, CONTRASTS[1])])
+def test_cartoons_go_three_quarters_to_the_light_of_the_photos(faces_tensor, contrast, left):
+    """In mean and, within limits, in contrast; `left`: what is left of the contrast that is asked for."""
+    assert RELIT == 0.75
+    cartoons = faces_tensor.flip(0) * 0.5 + 0.3
+    photos = luma(cartoons).expand(-1, 3, -1, -1) * contrast - 0.4  # the same picture in another light, and grey
+    found = in_light_of(cartoons, photos)
+    (mean, deviation), (wanted, _), (moved, made) = map(face_light, (cartoons, photos, found))
+    assert torch.allclose(moved, mean + 0.75 * (wanted - mean), atol=1e-4)
+    assert torch.allclose(made, deviation * (1 + 0.75 * (left - 1)), rtol=1e-2)
+    assert torch.allclose(found - luma(found), cartoons - luma(cartoons), atol=1e-5)  # the colours stay
+    assert torch.allclose(in_light_of(cartoons[1:], photos[1:]), found[1:])  # image by image
+
+
+def test_a_cartoon_in_its_own_light_stays_as_it_is_and_a_flat_one_is_finite(faces_tensor):
+    assert torch.allclose(in_light_of(faces_tensor, faces_tensor), faces_tensor, atol=1e-5)
+    flat = torch.zeros_like(faces_tensor)
+    assert in_light_of(flat, faces_tensor).isfinite().all() and in_light_of(faces_tensor, flat).isfinite().all()
+
+
+def test_edges_are_the_largest_steps_within_a_pixel():
+    image = torch.zeros(1, 3, 16, 16)
+    image[..., 8:] = 0.5
+    expected = torch.zeros(16)
+    expected[6:10] = 0.5  # the two columns of the step, and one beside each
+    assert torch.allclose(edges(image), expected.expand(1, 1, 16, 16))
+    assert torch.allclose(edges(image.mT), expected[:, None].expand(1, 1, 16, 16))
+    assert edges(torch.full((1, 3, 8, 8), 0.3)).max() == 0 and not edges(image.requires_grad_()).requires_grad
+
+
+def passed(photo):
+    """How much of a gradient passes the gate at each pixel, (H, W); the values must be those that were given."""
+    images = torch.randn(photo.shape, generator=rng()).requires_grad_()
+    found = gated(images, photo)
+    assert torch.allclose(found, images, atol=1e-6)
+    found.sum().backward()
+    assert torch.allclose(images.grad, images.grad[:, :1].expand_as(images))
+    return images.grad[0, 0]
+
+
+def test_little_passes_where_a_face_is_flat_and_all_of_it_outside():
+    gate = passed(torch.zeros(1, 3, 128, 128))
+    assert gate[64, 64].item() == gate.min().item() == pytest.approx(1 - SHUT, abs=1e-4)
+    assert gate[24:104, 64].max() < 0.5 and gate[64, 36:92].max() < 0.5  # an oval, higher than wide
+    assert (
+        torch.cat([gate[:4].flatten(), gate[-4:].flatten(), gate[:, :16].flatten(), gate[:, -16:].flatten()]).min()
+        > 0.9
+    )
+    assert torch.allclose(gate, gate.flip(0), atol=1e-5) and torch.allclose(gate, gate.flip(1), atol=1e-5)
+
+
+def test_all_of_it_passes_at_edges_of_the_face():
+    photo = torch.zeros(1, 3, 128, 128)
+    photo[..., 64:] = 1
+    gate = passed(photo)
+    assert gate[64, 62:66].min() > 0.999 and gate[64, [60, 67]].max() < 0.3
+    shade = torch.zeros(1, 3, 128, 128)
+    shade[..., 64:] = 0.04  # a shade, half of an edge
+    assert 0.3 < passed(shade)[64, 63].item() < 0.6
+
+
+def test_the_gate_has_no_gradient_for_the_photo(faces_tensor):
+    photo = faces_tensor.clone().requires_grad_()
+    gated(torch.zeros_like(photo).requires_grad_(), photo).sum().backward()
+    assert photo.grad is None

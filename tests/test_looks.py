@@ -1,0 +1,127 @@
+"""What the structure start teaches: each setting of a look does what it says, on pictures whose answer is known."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cartoonlib import looks
+from cartoonlib.looks import drawn
+from cartoonlib.profile import Look
+from cartoonlib.representations import luma
+
+PLAIN = Look(levels=0, lift=0.0, vivid=1.0, width=0.9, ink=0.0)  # draws the flat picture as it is
+EDGE = slice(28, 36)  # columns around the step in the middle of 64
+LOOKS = [PLAIN, Look(), Look(levels=4, lift=0.5, vivid=2.0, ink=1.0, coloured=True), Look(levels=7, width=1.7)]
+
+
+def structure(flat: torch.Tensor, features: float = 0.0) -> torch.Tensor:
+    """A flat picture (B, 3, H, W) with a fourth channel: how far all of it is eyes and mouth, from 0 to 1."""
+    return torch.cat([flat, torch.full_like(flat[:, :1], 2 * features - 1)], dim=1)
+
+
+def colour(*rgb: float, side: int = 64) -> torch.Tensor:
+    return torch.tensor(rgb).view(1, 3, 1, 1).repeat(1, 1, side, side)
+
+
+def step(left: tuple[float, ...], right: tuple[float, ...]) -> torch.Tensor:
+    """Two colours side by side, (1, 3, 64, 64)."""
+    return torch.cat([colour(*left)[..., :32], colour(*right)[..., 32:]], dim=-1)
+
+
+def look(**changes) -> Look:
+    return Look(**PLAIN.model_dump() | changes)
+
+
+@pytest.mark.parametrize("of", LOOKS)
+def test_a_drawing_is_a_picture_without_a_graph(of, faces_tensor):
+    features = F.interpolate(torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), 128) * 2 - 1
+    given = torch.cat([faces_tensor, features], dim=1).requires_grad_()
+    found = drawn(given, of)
+    assert found.shape == faces_tensor.shape and found.dtype == torch.float32 and not found.requires_grad
+    assert found.isfinite().all() and found.min() >= -1 and found.max() <= 1
+    assert torch.equal(found[1:], drawn(given[1:], of))  # an image does not depend on its batch
+
+
+def test_a_look_that_changes_nothing_gives_the_flat_picture(faces_tensor):
+    assert torch.allclose(drawn(structure(faces_tensor), PLAIN), faces_tensor, atol=1e-5)
+
+
+@pytest.mark.parametrize("of", LOOKS)
+def test_blacks_stay_black(of):
+    assert (drawn(structure(colour(-1.0, -1.0, -1.0)), of) == -1).all()
+    assert drawn(structure(colour(1.0, 1.0, 1.0)), of).min() > 0.98  # and whites white
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_lines_are_dark_where_a_step_is_and_nowhere_else(turned):
+    flat = step((0.5, 0.5, 0.5), (-0.2, -0.2, -0.2))
+    flat = flat.mT if turned else flat
+    found = drawn(structure(flat), look(ink=1.0))
+    found, flat = (found.mT, flat.mT) if turned else (found, flat)
+    assert found[..., EDGE].amin(dim=-1).max() < -0.9  # all along the step
+    assert torch.allclose(found[..., :28], flat[..., :28], atol=1e-5)
+    assert torch.allclose(found[..., 36:], flat[..., 36:], atol=1e-5)
+    weak = drawn(structure(flat), look(ink=0.5))
+    assert torch.allclose(weak - flat, (found - flat) / 2, atol=1e-5)  # ink: how dark they are
+    faint = step((0.5, 0.5, 0.5), (0.49, 0.49, 0.49))
+    assert torch.allclose(drawn(structure(faint), look(ink=1.0)), faint, atol=1e-5)  # a shade is no step
+
+
+def inked(given: torch.Tensor, **changes) -> float:
+    """How much darker a drawing is for its lines, a mean over its pixels."""
+    return (drawn(given, look(**changes)) - drawn(given, look(**changes, ink=1.0))).mean().item()
+
+
+def test_contours_are_as_wide_as_the_look_says_and_thin_on_eyes_and_mouth():
+    flat = step((0.5, 0.5, 0.5), (-0.4, -0.4, -0.4))
+    widths = [inked(structure(flat), width=width) for width in (0.7, 1.2, 2.0)]
+    assert 0 < 1.2 * widths[0] < widths[1] < widths[2] / 1.2
+    on_features = [inked(structure(flat, 1.0), width=width) for width in (0.7, 2.0)]
+    assert on_features[0] == on_features[1] == pytest.approx(inked(structure(flat), width=looks.FINE), rel=1e-5)
+
+
+def test_coloured_contours_are_a_deeper_tone_of_the_colour_beside_them():
+    flat = step((0.9, 0.6, 0.5), (0.4, -0.2, -0.4))
+    black, deep = (drawn(structure(flat), look(ink=1.0, coloured=coloured)) for coloured in (False, True))
+    darkest = luma(black)[0, 0, 32].argmin()
+    share = (1 - (black[0, :, 32, darkest] + 1) / (flat[0, :, 32, darkest] + 1)).tolist()  # of full ink
+    assert 28 <= darkest < 36 and share == pytest.approx([share[0]] * 3, abs=1e-4) and share[0] > 0.8
+    for found, plain in zip((deep[0, :, 32, darkest] / 2 + 0.5).tolist(), (0.7, 0.4, 0.3)):
+        assert found == pytest.approx(plain + share[0] * (plain**2.2 - plain), abs=1e-4)
+    assert torch.equal(black[..., :28], deep[..., :28]) and torch.equal(black[..., 36:], deep[..., 36:])
+
+
+def test_levels_are_steps_of_luma_that_keep_the_hue():
+    grey = torch.linspace(-0.9, 0.9, 256)
+    ramp = ((grey + 1) * torch.tensor([1.0, 0.8, 0.6])[:, None] - 1).view(1, 3, 1, 256).repeat(1, 1, 8, 1)
+    before, after = luma(ramp)[0, 0, 0], luma(drawn(structure(ramp), look(levels=4)))[0, 0, 0]
+    assert (after - before).abs().max() < 0.35 and after.diff().min() > -1e-4
+    still = (after.diff().abs() < 0.2 * before.diff().mean()).float().mean()  # where no step is
+    assert still > 0.4 > 0 == (before.diff().abs() < 0.2 * before.diff().mean()).float().mean()
+    found = drawn(structure(ramp), look(levels=4)) + 1
+    assert torch.allclose(found[:, 1] / found[:, 0], torch.full((8, 256), 0.8), atol=1e-3)
+    assert torch.allclose(drawn(structure(ramp, 1.0), look(levels=4)), ramp, atol=1e-5)  # eyes and mouth have none
+    finer = luma(drawn(structure(ramp), look(levels=12)))[0, 0, 0]
+    assert (finer - before).abs().mean() < (after - before).abs().mean()
+
+
+def test_lift_lightens_the_middle_tones_alone():
+    for tone, expected in ((-1.0, -1.0), (0.0, 0.3), (1.0, 1.0)):  # 4 b (1 - b) of the lift at brightness b
+        assert drawn(structure(colour(tone, tone, tone)), look(lift=0.3)).mean().item() == pytest.approx(expected)
+    quarter = drawn(structure(colour(-0.5, -0.5, -0.5)), look(lift=0.3)).mean().item()
+    assert quarter == pytest.approx(0.5 * (1 + 0.3 * 0.75) - 1, abs=1e-5)
+
+
+def test_vivid_multiplies_chroma_and_keeps_luma():
+    flat = colour(0.3, 0.0, -0.2)
+    found = drawn(structure(flat), look(vivid=1.5))
+    assert torch.allclose(luma(found), luma(flat), atol=1e-5)
+    assert torch.allclose(found - luma(found), 1.5 * (flat - luma(flat)), atol=1e-5)
+    grey = colour(0.1, 0.1, 0.1)
+    assert torch.allclose(drawn(structure(grey), look(vivid=3.0)), grey, atol=1e-5)
+
+
+def test_flatten_is_no_part_of_the_drawing(faces_tensor):
+    """It decides the flat regions (dataset.structures), which are made before."""
+    given = structure(faces_tensor)
+    assert torch.equal(drawn(given, Look(flatten=0.01)), drawn(given, Look(flatten=0.1)))
