@@ -21,14 +21,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cartoonlib import landmarks, losses, representations, superpixels
+from cartoonlib import landmarks, looks, losses, representations, superpixels
 from cartoonlib.dataset.batches import Batches
 from cartoonlib.device import Graphed
 from cartoonlib.profile import Profile
 from cartoonlib.runs import training
 from cartoonlib.runs.store import Run
 from cartoonlib.runs.training import train
-from cartoonlib.step import TrainStep, _adam
+from cartoonlib.step import PretrainStep, StartStep, TrainStep, _adam, _set_rate
 
 TINY = conftest.TINY.replace(pretrain_steps=2, train_steps=4, checkpoint_every=2)
 
@@ -63,8 +63,8 @@ def move(network: nn.Module, device: str) -> None:
                 module._buffers[name] = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=device)
 
 
-@pytest.fixture
-def fake_step():
+@pytest.fixture(params=["after a start", "without one"])
+def fake_step(request):
     """A function that gives a step and its inputs as fake tensors: they have shape and device, and no values."""
     step = TrainStep(TINY.replace(step="eager"), training.make_accelerator(TINY))
 
@@ -76,10 +76,13 @@ def fake_step():
         step.g_optimizer = _adam(1e-3, step.generator)
         step.d_optimizer = _adam(1e-3, step.d_surface, step.d_texture)
         photo = torch.empty(2, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
-        return step, (photo, torch.empty_like(photo), torch.empty(1, 3, 1, 1, device=device))
+        batch = photo, torch.empty_like(photo), torch.empty(1, 3, 1, 1, device=device)
+        if request.param == "after a start":
+            batch += (torch.empty(2, 4, 32, 32, device=device).contiguous(memory_format=torch.channels_last),)
+        return step, batch
 
     yield move_to
-    for module in (landmarks, losses, superpixels):  # constants that were made as fake tensors
+    for module in (landmarks, looks, losses, representations, superpixels):  # constants that were made as fake tensors
         for function in vars(module).values():
             getattr(function, "cache_clear", lambda: None)()
 
@@ -163,10 +166,10 @@ def test_the_perceptual_losses_look_at_every_nth_image(monkeypatch, faces_tensor
     assert torch.equal(seen[1], seen[0][::2]) and torch.equal(seen[2], seen[0][::3]) and len(third) == len(whole)
     for name in ("content", "structure"):
         assert second[name].item() == pytest.approx(half[name].item(), rel=1e-4) != whole[name].item()
-    assert second["color"] == whole["color"] and second["landmark"] == whole["landmark"]
+    assert second["anchor"] == whole["anchor"] and second["landmark"] == whole["landmark"]
 
 
-# --- the colour term and the features that the texture discriminator sees ------------------------------------------
+# --- the anchor and the features that the texture discriminator sees ------------------------------------------
 
 
 @pytest.fixture
@@ -185,9 +188,9 @@ def one_step(faces_tensor, monkeypatch):
 
         monkeypatch.setattr(step.perceptual, "early", early)
         photo = nn.functional.interpolate(faces_tensor, side, mode="area").contiguous(memory_format=torch.channels_last)
-        expected = losses.color(step.generator(photo).detach(), photo, step.profile.color_grade)
+        expected = losses.anchor(step.generator(photo).detach(), photo)
         values = step(photo, photo.flip(-1), torch.tensor([0.5, 0.3, 0.2]).view(1, 3, 1, 1))
-        assert values["color"].item() == pytest.approx(expected.item(), rel=1e-5)
+        assert values["anchor"].item() == pytest.approx(expected.item(), rel=1e-5)
         return step, seen, values
 
     return run
@@ -195,7 +198,7 @@ def one_step(faces_tensor, monkeypatch):
 
 @pytest.mark.parametrize("side", [32, 45])
 def test_the_generator_learns_through_frozen_features_of_the_grey_image(one_step, side):
-    silent_losses = dict.fromkeys(("content", "color", "structure", "surface", "total_variation", "landmark"), 0.0)
+    silent_losses = dict.fromkeys(("content", "anchor", "structure", "surface", "total_variation", "landmark"), 0.0)
     step, (fake, real), _ = one_step(side, weights=silent_losses)
     assert fake.grad.isfinite().all() and fake.grad.abs().max() > 0 and not real.requires_grad
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in step.d_texture.parameters())
@@ -209,9 +212,141 @@ def test_without_features_the_texture_discriminator_sees_the_image_alone(one_ste
     assert not seen and step.d_texture.feature_layers is None and values["d_texture"].isfinite()
 
 
-def test_the_colour_term_is_graded_unless_the_profile_says_otherwise(one_step):
-    held, graded = (one_step(color_grade=grade)[2]["color"].item() for grade in (False, True))
-    assert graded < held
+# --- the structure start --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pair(faces_tensor):
+    """Two photos of 32 px, and themselves with a mask as their structures, both in channels_last."""
+    photo = nn.functional.interpolate(faces_tensor, 32, mode="area")
+    structure = torch.cat([photo, torch.full((2, 1, 32, 32), -1.0)], dim=1)
+    structure[:, 3, 12:18, 8:24] = 1
+    return tuple(x.contiguous(memory_format=torch.channels_last) for x in (photo, structure))
+
+
+def start_step(**changes) -> tuple[StartStep, dict]:
+    """A step of the structure start, and the state that it went on from."""
+    profile = TINY.replace(start_steps=8, start_rate=2e-3, **changes)
+    begun = PretrainStep(profile.replace(seed=5), training.make_accelerator(profile)).result.state_dict()
+    begun = {key: value.clone() for key, value in begun.items()}
+    return StartStep(profile, training.make_accelerator(profile), begun), begun
+
+
+def test_the_structure_start_learns_the_drawing(pair):
+    step, begun = start_step(look={"ink": 0.5, "width": 1.5})
+    assert all(torch.equal(value, begun[key]) for key, value in step.generator.state_dict().items())
+    with torch.no_grad():
+        expected = losses.anchor(step.generator(pair[0]), looks.drawn(pair[1], step.profile.look))
+    values = [step(*pair) for _ in range(12)]
+    assert set(values[0]) == {"anchor"} and values[0]["anchor"].item() == pytest.approx(expected.item(), rel=1e-4)
+    assert values[-1]["anchor"] < 0.6 * values[0]["anchor"] and not values[-1]["anchor"].requires_grad
+
+
+def test_what_the_structure_start_keeps_is_an_average(pair):
+    step, begun = start_step(ema=0.75)
+    assert step.result is step.parts["ema"] is not step.generator and set(step.parts) == {
+        "generator",
+        "optimizer",
+        "ema",
+    }
+    step(*pair)
+    after, kept = step.generator.state_dict(), step.result.state_dict()
+    for key, value in kept.items():
+        assert torch.allclose(value, 0.75 * begun[key] + 0.25 * after[key], atol=1e-6)
+    assert any(not torch.equal(kept[key], after[key]) for key in kept)
+    assert all(p.grad is None and not p.requires_grad for p in step.result.parameters())
+    pretraining = PretrainStep(TINY, training.make_accelerator(TINY))
+    assert pretraining.result is pretraining.generator
+
+
+def rates(*optimizers) -> list[float]:
+    return [float(group["lr"]) for optimizer in optimizers for group in optimizer.param_groups]
+
+
+@pytest.mark.parametrize("decay, shares", [(0.5, (1, 1, 0.5, 0)), (1.0, (1, 0.5, 0.25, 0)), (0.0, (1, 1, 1, 1))])
+def test_rates_fall_to_nothing_in_the_last_part_of_a_run(decay, shares):
+    start, _ = start_step(decay=decay)
+    profile = TINY.replace(decay=decay, generator_rate=2e-4, discriminator_rate=6e-4)
+    train = TrainStep(profile, training.make_accelerator(profile))
+    for left, share in zip((1, 0.5, 0.25, 0), shares):
+        start.anneal(left), train.anneal(left)
+        assert rates(start.optimizer) == pytest.approx([2e-3 * share])
+        assert rates(train.g_optimizer, train.d_optimizer) == pytest.approx([2e-4 * share, 6e-4 * share])
+
+
+def test_a_step_at_no_rate_moves_nothing(pair):
+    step, begun = start_step()
+    step.anneal(0.0)
+    step(*pair)
+    assert all(torch.equal(value, begun[key]) for key, value in step.generator.state_dict().items())
+
+
+def test_a_rate_that_lies_on_the_device_is_changed_in_place():
+    """A CUDA graph reads it there: another tensor in its place would be another rate than that of the graph."""
+    rate = torch.tensor(1e-3)
+    optimizer = torch.optim.Adam([nn.Parameter(torch.zeros(1))], lr=rate)
+    _set_rate(optimizer, 2.5e-4)
+    assert optimizer.param_groups[0]["lr"] is rate and rate.item() == pytest.approx(2.5e-4)
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_terms_hold_to_the_drawing_after_a_start_and_else_to_the_photo(pair, started, monkeypatch):
+    seen = {}
+    for name in ("anchor", "total_variation"):
+
+        def spied(output, target, original=getattr(losses, name), name=name):
+            seen[name] = target
+            return original(output, target)
+
+        monkeypatch.setattr(losses, name, spied)
+    photo, structure = pair
+    look = {"ink": 0.5, "lift": 0.4}
+    step = TrainStep(TINY.replace(look=look, perceptual_every=1), training.make_accelerator(TINY))
+    perceptual, targets = step.perceptual, []
+
+    def watched(images):
+        targets.append(images)
+        return perceptual(images)
+
+    watched.early = perceptual.early
+    monkeypatch.setattr(step, "perceptual", watched)
+    step(photo, photo.flip(-1), torch.full((1, 3, 1, 1), 1 / 3), *([structure] if started else []))
+    expected = looks.drawn(structure, step.profile.look) if started else photo
+    assert torch.equal(seen["anchor"], expected) and torch.equal(seen["total_variation"], expected)
+    assert torch.equal(targets[0][:2], expected)
+
+
+@pytest.mark.parametrize("name", ["tone", "gate"])
+def test_what_was_added_is_used_where_the_profile_says_so(name, pair, monkeypatch):
+    function, called = {"tone": "in_light_of", "gate": "gated"}[name], []
+
+    def spied(images, photos, original=getattr(representations, function)):
+        called.append((images, photos))
+        return original(images, photos)
+
+    monkeypatch.setattr(representations, function, spied)
+    photo = pair[0]
+    for on in (True, False):
+        step = TrainStep(TINY.replace(**{name: on}), training.make_accelerator(TINY))
+        step(photo, photo.flip(-1), torch.full((1, 3, 1, 1), 1 / 3))
+        assert len(called) == 1  # once in the first of the two steps, and not in the second
+    (images, photos) = called[0]
+    assert torch.equal(photos, photo) and torch.equal(images, photo.flip(-1)) == (name == "tone")
+
+
+def test_the_gate_is_before_the_texture_branch_alone(pair, monkeypatch):
+    """With a gate that lets nothing pass, texture teaches nothing, and surface as much as before."""
+    photo = pair[0]
+    monkeypatch.setattr(representations, "gated", lambda images, photos: images.detach())
+    for name, learns in (("texture", False), ("surface", True)):
+        weights = dict.fromkeys(losses_of(TINY), 0.0) | {name: 1.0}
+        step = TrainStep(TINY.replace(weights=weights), training.make_accelerator(TINY))
+        step(photo, photo.flip(-1), torch.full((1, 3, 1, 1), 1 / 3))
+        assert any(p.grad.abs().max() > 0 for p in step.generator.parameters()) == learns
+
+
+def losses_of(profile: Profile) -> list[str]:
+    return list(profile.weights.model_dump())
 
 
 # --- CUDA graphs -------------------------------------------------------------------------------------------------
@@ -228,31 +363,45 @@ def test_a_graph_that_cannot_be_had_is_said_and_done_without():
 
 
 def run_steps(profile, sets, count=8):
-    """Losses of some steps, and the weights after them."""
-    step = TrainStep(profile, training.make_accelerator(profile), progress=print)
-    photos, drawings = (Batches(images, 32, 2, seed, step.device) for seed, images in enumerate(sets))
-    grey = representations.color_shift_weights(torch.Generator().manual_seed(0)).to(step.device)
-    rows = [torch.stack(list(step(photos(i), drawings(i), grey).values())).clone() for i in range(count)]
-    return step, torch.stack(rows)
+    """A step after some calls, its batches, and the losses of these calls."""
+    accelerator = training.make_accelerator(profile)
+    step = TrainStep(profile, accelerator, progress=print)
+    batches = training.TrainBatches(profile, *sets, accelerator, silent)
+    rows = []
+    for i in range(count):
+        step.anneal(1 - i / count)
+        rows.append(torch.stack(list(step(*batches(i)).values())).clone())
+    return step, batches, torch.stack(rows)
 
 
 @pytest.mark.gpu
-def test_a_cuda_graph_does_what_the_eager_step_does(face_set, cartoon_set):
+@pytest.mark.parametrize("start_steps", [0, 1])
+def test_a_cuda_graph_does_what_the_eager_step_does(start_steps, face_set, cartoon_set, processed):
     """From the same weights: a GPU adds in any order, and Adam's first steps make whole steps of rounding."""
-    step, _ = run_steps(TINY, (face_set, cartoon_set))
+    step, batches, _ = run_steps(TINY.replace(start_steps=start_steps), (face_set, cartoon_set))
     assert step.execution == "CUDA graph"
     networks = [part for part in step.parts.values() if isinstance(part, nn.Module)]
     weights = [copy.deepcopy(network.state_dict()) for network in networks]
-    photo, cartoon = (Batches(images, 32, 2, 0, step.device)(99) for images in (face_set, cartoon_set))
-    grey = representations.color_shift_weights(torch.Generator().manual_seed(99)).to(step.device)
-    replayed = {name: value.clone() for name, value in step(photo, cartoon, grey).items()}
+    batch = batches(99)
+    assert len(batch) == 3 + start_steps
+    replayed = {name: value.clone() for name, value in step(*batch).items()}
+    moved = [copy.deepcopy(network.state_dict()) for network in networks]
     for network, before in zip(networks, weights):
         network.load_state_dict(before)  # in place, where the graph has it
-    eager = step._update(photo, cartoon, grey)
+    eager = step._update(*batch)
     assert all(torch.allclose(value, eager[name], rtol=0.01, atol=1e-4) for name, value in replayed.items())
 
+    def replay(left):
+        """How far the generator's first weights go in a replay at a rate."""
+        networks[0].load_state_dict(moved[0])
+        step.anneal(left)
+        step(*batch)
+        return max((value - moved[0][key]).abs().max().item() for key, value in networks[0].state_dict().items())
 
-def test_a_capture_that_fails_is_said_and_the_step_goes_on(monkeypatch, face_set, cartoon_set):
+    assert replay(0.0) == 0 < replay(1.0)  # the graph reads the rate anew each time
+
+
+def test_a_capture_that_fails_is_said_and_the_step_goes_on(monkeypatch, face_set, cartoon_set, processed):
     """On the CPU with a graph that cannot be captured: the same numbers as without one."""
 
     class Broken:
@@ -276,8 +425,9 @@ def test_a_capture_that_fails_is_said_and_the_step_goes_on(monkeypatch, face_set
     monkeypatch.setattr(torch.cuda, "graph", Broken)
     said = []
     monkeypatch.setattr("builtins.print", said.append)
-    broken, values = run_steps(TINY, (face_set, cartoon_set), 6)
-    plain, expected = run_steps(TINY.replace(step="eager"), (face_set, cartoon_set), 6)
+    started = TINY.replace(start_steps=1)
+    broken, _, values = run_steps(started, (face_set, cartoon_set), 6)
+    _, _, expected = run_steps(started.replace(step="eager"), (face_set, cartoon_set), 6)
     assert torch.equal(values, expected) and broken.execution == "eager"
     assert len(said) == 1 and "operation not permitted" in said[0] and "\n" not in said[0]
     assert streams == ["the one before"]
