@@ -50,13 +50,18 @@ def looks_markdown(profile: Profile, styles: Iterable[str]) -> str:
     return table(["style", "steps", *Look.model_fields], lines)
 
 
+def logs(runs: dict[str, Run]) -> dict[str, list[dict]]:
+    """Style -> log of its start; none of a style that goes on from the pretraining itself."""
+    found = {style: run.log() for style, run in runs.items()}
+    return {style: rows for style, rows in found.items() if rows and "anchor" in rows[-1]}
+
+
 def numbers(runs: dict[str, Run]) -> dict[str, dict]:
     """What pretrain.json says of the starts: style -> steps, seconds, and the anchor as first and last logged."""
-    logs = {style: [row["anchor"] for row in run.log() if "anchor" in row] for style, run in runs.items()}
     return {
         style: {
-            "run": run.folder.name, "steps": run.summary["steps"] if logs[style] else 0,
-            "seconds": run.summary["seconds"], "anchor": [logs[style][0], logs[style][-1]] if logs[style] else [],
+            "run": runs[style].folder.name, "steps": runs[style].summary["steps"],
+            "seconds": runs[style].summary["seconds"], "anchor": [rows[0]["anchor"], rows[-1]["anchor"]],
         }
-        for style, run in runs.items()
+        for style, rows in logs(runs).items()
     }  # fmt: skip
