@@ -80,7 +80,7 @@ class Profile(_Settings):
     start_steps: CountOrNone = 50_000  # then to a drawing of its structure; 0, the original's: none
     train_steps: Count = 30_000
     ablation_steps: Count = 30_000  # of every row of the ablation table, the full method among them
-    start_rate: Positive = 6.0e-4  # of the generator in the structure start; Adam, betas (0.5, 0.99), as the others
+    start_rate: Positive = 5.0e-4  # of the generator in the structure start; Adam, betas (0.5, 0.99), as the others
     generator_rate: Positive = 2.0e-4
     discriminator_rate: Positive = 4.0e-4  # twice the generator's, for judges that keep up (notebook 05: group `added`)
     decay: Annotated[float, Ge(0), Le(1), "from 0 to 1"] = 0.5  # last part of a run, in which rates fall to 0

@@ -22,6 +22,8 @@ from .profile import Profile
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+CLIP = 8.0  # largest norm of a gradient of the structure start; 6 is usual, and a rare 20 threw it far back at this rate
+
 
 def build_generator(profile: Profile) -> Generator:
     """The untrained generator of a profile, the same weights for the same seed."""
@@ -67,9 +69,10 @@ class PretrainStep:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             return self._generator(photo, filtered=filtered).float()
 
-    def _learn(self, loss: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _learn(self, loss: dict[str, Tensor], clip: float = float("inf")) -> dict[str, Tensor]:
         self.optimizer.zero_grad(set_to_none=True)
         sum(loss.values()).backward()
+        nn.utils.clip_grad_norm_(self.generator.parameters(), clip)
         self.optimizer.step()
         return {name: value.detach() for name, value in loss.items()}
 
@@ -94,7 +97,7 @@ class StartStep(PretrainStep):
 
     def __call__(self, photo: Tensor, structure: Tensor) -> dict[str, Tensor]:
         target = looks.drawn(structure, self.profile.look)
-        loss = self._learn({"anchor": losses.anchor(self._output(photo, filtered=True), target)})
+        loss = self._learn({"anchor": losses.anchor(self._output(photo, filtered=True), target)}, CLIP)
         self._average(list(self.result.parameters()), list(self.generator.parameters()), 0)
         return loss
 
