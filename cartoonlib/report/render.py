@@ -15,7 +15,7 @@ from ..files import InputError, write_atomic
 from ..networks import Generator, count_parameters
 from ..profile import Profile
 from ..runs.profiles import load_profile
-from . import findings, tables
+from . import tables
 
 TEMPLATES = Path(__file__).parent / "templates"
 PUBLISHED = "reference"  # the profile whose generators are in git
@@ -70,13 +70,12 @@ def _rendered(template: str, names: dict) -> str:
         "interval": tables.interval,
         "signed": tables.signed,
         "thousands": lambda value: f"{value:,.0f}",
-        "ratio": lambda value: f"{value:.3f}",
         "percent": lambda part: f"{100 * part:.0f} %",
         "gigabytes": lambda megabytes: f"{megabytes / 1000:.1f} GB",
         "spread": lambda values: f"{values['median']:.2f} ({values['min']:.2f}-{values['max']:.2f})",
     }
     try:
-        return env.get_template(template, globals={"tables": tables, "findings": findings}).render(names)
+        return env.get_template(template, globals={"tables": tables}).render(names)
     except jinja2.UndefinedError as error:
         raise InputError(f"{template} names a result that is not there ({error.message})") from None
 
@@ -106,19 +105,19 @@ def _of_a_profile(results: Results, profile: str) -> dict:
         "environment": results.read(f"{profile}/metrics.json")["environment"],
         "rows": rows,
         "styles": {style: _style(style, run, rows) for style, run in parts["train"].items()},
+        "stopped": [title for title, row in parts["ablations"]["runs"].items() if "stopped" in row],
         "variants": _by_variant([row for row in rows if row["group"] not in tables.GROUPS_OF_STYLES]),
         "against": {reference: _by_variant(found) for reference, found in against.items()},
     }  # fmt: skip
 
 
 def _style(style: str, run: dict, rows: list[dict]) -> dict:
-    """What the full method reaches in a style: its rows of metrics, their ratio to the photo's, and its run."""
+    """What the full method reaches in a style: its rows of metrics, those of photos and cartoons, and its run."""
     ours, photo, cartoons = (
         {row["metric"]: row for row in rows if row["style"] == style and row["group"] == group}
         for group in ("style", "photo", "cartoons")
     )
-    ratio = ours["kid_cartoon"]["value"] / photo["kid_cartoon"]["value"]
-    return ours | {"kid_ratio": ratio, "run": run, "photo": photo, "cartoons": cartoons}
+    return ours | {"run": run, "photo": photo, "cartoons": cartoons}
 
 
 def _by_variant(rows: list[dict]) -> dict[str, dict[str, dict]]:
@@ -133,11 +132,12 @@ def card(results: Results, profile: Profile, style: str) -> str:
     """The card of a published generator, rendered from the results of its profile."""
     data, run = results.part(profile.name, "data"), results.part(profile.name, "train")[style]
     rows = [row for row in results.part(profile.name, "metrics") if row["style"] == style]
-    path = results.weights(profile.name, style)
+    path, pretrained = results.weights(profile.name, style), results.part(profile.name, "pretrain")
     return _rendered("card.md.j2", {
         "style": style, "path": path, "sha256": _sha256(path), "profile": profile, "run": run,
         "faces": data["faces"], "cartoons": data[style],
-        "pretrain_steps": results.part(profile.name, "pretrain")["steps"],
+        "pretrain_steps": pretrained["steps"], "start": pretrained.get("starts", {}).get(style),
+        "look": profile.of(style).look.model_dump(),
         "commit": results.read(f"{profile.name}/metrics.json")["environment"]["commit"],
         "rows": [row for row in rows if row["group"] in ("photo", "style")],
     })  # fmt: skip

@@ -90,7 +90,8 @@ def test_a_published_generator_draws_what_the_run_does_and_has_a_card(
     report.numbers("metrics", [row | limits | {"metric": metric} for metric in tables.PAGE_METRICS])
     about = {"title": "faces", "licence": "public domain", "train": 4}
     report.numbers("data", {"faces": about, "drawn": about | {"title": "cartoons"}})
-    report.numbers("pretrain", {"steps": 6})
+    start = {"steps": 7, "seconds": 1.0, "anchor": [0.5, 0.1]}
+    report.numbers("pretrain", {"steps": 6, "starts": {"drawn": start}})
     report.numbers("train", {"drawn": run.summary | {"weights": {"texture": 3.5, "surface": 0.25}}})
     path = report.publish("drawn", run)
     published = networks.load_generator(path)
@@ -99,6 +100,7 @@ def test_a_published_generator_draws_what_the_run_does_and_has_a_card(
     card = path.with_suffix(".md").read_text(encoding="utf-8")
     assert hashlib.sha256(path.read_bytes()).hexdigest() in card and "public domain" in card and "8 of training" in card
     assert "| texture 3.5, surface 0.25 |" in card
+    assert "7 of the structure start" in card and "coloured False: what the structure start taught, set by hand" in card
 
 
 def measurement(variant, group, metric, value):
@@ -109,7 +111,7 @@ def measurement(variant, group, metric, value):
 def test_rows_of_the_ablation_table_are_left_out_of_the_table_of_styles():
     rows = [measurement("full method", "style", metric, 0.5) for metric in tables.PAGE_METRICS]
     rows += [measurement("original", "original", metric, 0.75) for metric in tables.PAGE_METRICS]
-    assert tables.styles_markdown(rows).splitlines()[2:] == ["| full method |" + 5 * " 0.5 [0.4, 0.6] |"]
+    assert tables.styles_markdown(rows).splitlines()[2:] == ["| full method |" + len(tables.PAGE_METRICS) * " 0.5 [0.4, 0.6] |"]
 
 
 def test_differences_say_which_are_not_resolved():

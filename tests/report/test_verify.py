@@ -12,10 +12,10 @@ import pytest
 
 from cartoonlib import files
 from cartoonlib.files import InputError
-from cartoonlib.report import render, verify
+from cartoonlib.report import render, tables, verify
 
 GENERATORS = Path("results/reference/generators")
-CARDS = [str(GENERATORS / f"{style}.md") for style in ("anime", "cartoonset", "comic")]
+CARDS = [str(GENERATORS / path.name) for path in sorted((files.ROOT / GENERATORS).glob("*.md"))]
 GENERATED = [*render.PAGES, *CARDS]
 
 
@@ -82,13 +82,15 @@ def test_ten_altered_digits_are_found_one_by_one(clone, edit):
 
 
 @pytest.mark.parametrize("name", ["README.md", "results/reference/README.md"])
-def test_a_made_up_ratio_and_swapped_styles_are_found(name, clone, edit):
+def test_a_made_up_distance_and_swapped_styles_are_found(name, clone, edit):
     text = (clone / name).read_text(encoding="utf-8")
-    assert "0.490" in text and "0.466" in text
-    line = text[: text.index("0.490")].count("\n") + 1
-    edit(name, text.replace("0.490", "0.310", 1))
+    styles = render._of_a_profile(render.Results(clone / "results"), "reference")["styles"]
+    first, second = [tables.interval(found["style_distance"]) for found in [*styles.values()][:2]]
+    assert first in text and second in text
+    line = text[: text.index(first)].count("\n") + 1
+    edit(name, text.replace(first, "0.001", 1))
     assert problems(clone)[name][0].startswith(f"{name}, line {line}: `")
-    edit(name, text.replace("0.490", "swapped").replace("0.466", "0.490").replace("swapped", "0.466"))
+    edit(name, text.replace(first, "swapped").replace(second, first).replace("swapped", second))
     assert list(problems(clone)) == [name]
 
 
@@ -145,11 +147,28 @@ def test_a_damaged_result_file_is_one_sentence(clone, edit):
 def test_a_number_that_the_results_lack_is_one_sentence(clone, edit):
     name = "results/reference/findings.json"
     content = json.loads((clone / name).read_text(encoding="utf-8"))
-    differences = content["findings"]["differences"]
-    content["findings"]["differences"] = [row for row in differences if row["variant"] != "without texture"]
+    del content["findings"]["goals"]
     edit(name, json.dumps(content))
     (wrong,) = problems(clone)["results/reference/README.md"]
-    assert wrong.startswith("reference.md.j2 names a result that is not there") and "without texture" in wrong
+    assert wrong.startswith("reference.md.j2 names a result that is not there") and "goals" in wrong
+
+
+def test_a_row_that_was_not_trained_has_no_line_and_one_that_collapsed_says_so(clone, edit):
+    page, title = "results/quick/README.md", "without texture"
+    assert "* **Texture** left out: style distance" in render.page(clone, page)
+    for name in ("findings", "ablations"):
+        content = json.loads((clone / f"results/quick/{name}.json").read_text(encoding="utf-8"))
+        if name == "findings":
+            differences = content[name]["differences"]
+            content[name]["differences"] = [row for row in differences if row["variant"] != title]
+        else:
+            del content[name]["runs"][title]
+            stopped = {"group": "without", "seed": 0, "style": "open_peeps", "stopped": "flat"}
+        edit(f"results/quick/{name}.json", json.dumps(content))
+    assert "**Texture** left out" not in render.page(clone, page)
+    content["ablations"]["runs"][title] = stopped
+    edit("results/quick/ablations.json", json.dumps(content))
+    assert "* **Texture** left out: the row collapsed to a flat picture.\n" in render.page(clone, page)
 
 
 def test_writing_renews_every_page_and_changes_nothing_that_is_right(clone, edit):
