@@ -13,7 +13,7 @@ from ..media.films import VIDEOS
 from ..media.pictures import FORMATS, read_picture
 from ..networks import Generator
 from . import folders, formats
-from .draw import cartoonize, faces_only
+from .draw import cartoonize, faces_only, usual_scale
 from .shipped import load
 
 
@@ -104,6 +104,7 @@ def _draw_film(path: Path, target: Path, generator, options: argparse.Namespace,
 
     if options.faces:
         raise InputError("--faces is for photos: faces found anew in each frame would flicker")
-    settings = {"strength": options.strength, "scale": options.scale, "memory": options.memory}
+    scale = options.scale or usual_scale(video.first_frames(path))
+    settings = {"strength": options.strength, "scale": scale, "memory": options.memory}
     for note in video.convert(path, target, partial(cartoonize, generator, **settings), bar.update):
         bar.write(f"{path}: {note}", file=sys.stderr)

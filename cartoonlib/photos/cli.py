@@ -15,8 +15,8 @@ EXAMPLES = """examples:
   cartoonize photo.jpg --style {other} --strength 0.6  milder, in another style
   cartoonize holidays/ more.png -o out               folders keep their structure; what is done is skipped
   cartoonize film.mp4                                with its sound, some frames a second
-  cartoonize group.jpg --faces                       faces alone, each at the scale of the training
-  cartoonize photo.jpg --scale 0.25                  bolder: the network looks at a quarter of the size
+  cartoonize group.jpg --faces                       faces alone, each at the scale that suits it
+  cartoonize photo.jpg --scale 0.25                  the network looks at a quarter of the size: the less, the bolder
   cartoonize --style {style} --export {style}.onnx       for other runtimes; --style {style}.onnx then draws with it
 """
 
@@ -65,7 +65,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add("--style", default=default, help=names)
     strength = partial(_number, kind=float, low=0, high=1)
     add("--strength", type=strength, default=1.0, metavar="0..1", help="default: 1")
-    view = "part of the photo's size that the network looks at (default: 512 px on the short side)"
+    view = "part of the size that the network sees (default: 100 px for the largest face, or 512 px on the short side)"
     add("--scale", type=partial(_number, kind=float, low=0.01, high=1), metavar="0.01..1", help=view)
     add("--faces", action="store_true", help="only the faces, blended into the photo")
     memory = partial(_number, kind=int, low=100, high=1_000_000)

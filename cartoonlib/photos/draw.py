@@ -7,7 +7,7 @@ tiles meet without a seam.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -15,25 +15,53 @@ from PIL import Image
 
 from ..images import to_tensor, to_uint8
 from ..landmarks import FACE_WIDTH
-from ..media.faces import detect_faces
+from ..media.faces import Face, detect_faces
 from ..media.pictures import SMALLEST
 from ..networks import Generator
 from ..representations import guided_coefficients
 
 MARGIN = 64  # px around a tile: the network and its filter see 63 px far
-VIEW = 512  # px: the short side of what the network looks at, unless `--scale` says otherwise
+FACE = 100  # px: the width of the largest face in what the network looks at, unless `--scale` says otherwise
+VIEW = 512  # px: its short side where no face is found
+LEAST, AS_IT_IS = 64, 150  # px: its short side at least; that of photos up to this one is not made smaller
+CERTAIN = 0.9  # probability that a face is one
 TILE_BYTES = 900  # that a pixel of a tile takes in the network, at the peak
 STRIP = 500_000  # px of a photo whose cartoon is put together at once
 
 
-def view_size(height: int, width: int, scale: float | None = None) -> tuple[int, int]:
-    """Height and width of what the network looks at: `scale` times the photo's, never more than the photo's.
+def usual_scale(pictures: Iterable[np.ndarray]) -> float:
+    """The scale that makes the largest face of a photo FACE px wide, or as near to it as a smaller view can come.
 
-    A generator learned from faces 128 px wide, so that on a large photo its strokes are fine and on a small copy of it
-    they are bold. None takes a copy with a short side of VIEW.
+    On larger faces the network's lines are thin and mild, on smaller ones the enlarged maps are soft. Of several
+    pictures of one size the first with a face decides, so that a film has one scale. Where no face is found, or
+    facenet-pytorch is not installed, the short side becomes VIEW px.
     """
-    scale = min(1.0, VIEW / min(height, width) if scale is None else scale)
-    return tuple(max(min(side, SMALLEST), round(side * scale)) for side in (height, width))
+    short = LEAST
+    for picture in pictures:
+        short = min(picture.shape[:2])
+        if short <= AS_IT_IS:
+            return 1.0
+        width = _face_width(picture)
+        if width:
+            return min(1.0, max(FACE / width, LEAST / short))
+    return min(1.0, VIEW / short)
+
+
+def _face_width(photo: np.ndarray) -> float:
+    """Width in px of the largest face, 0 without one; found in half the size, where one that matters has FACE / 2."""
+    longest = max(photo.shape[:2])
+    small = Image.fromarray(photo)
+    small.thumbnail((min(512, longest // 2),) * 2, Image.Resampling.BILINEAR)
+    try:
+        found = certain_faces(np.asarray(small))
+    except ImportError:  # it is not among the packages that drawing needs
+        return 0.0
+    return max((face.box[2] - face.box[0] for face in found), default=0.0) * longest / max(small.size)
+
+
+def view_size(height: int, width: int, scale: float) -> tuple[int, int]:
+    """Height and width of what the network looks at: `scale` times the photo's, never more than the photo's."""
+    return tuple(max(min(side, SMALLEST), round(side * min(1.0, scale))) for side in (height, width))
 
 
 @torch.no_grad()
@@ -46,12 +74,12 @@ def cartoonize(
     Args:
         strength: 0 gives the photo back, 1 what the generator was trained to give; between them both are mixed,
             after the guided filter (radius `generator.filter_radius` px of the view, eps `generator.filter_eps`).
-        scale: of what the network looks at, see view_size.
+        scale: of what the network looks at, see view_size; usual_scale when it is not given.
         memory: in MB, about what tiles may take beside the photo, its cartoon and the program; 100 at least.
         progress: is told the part of the whole that each tile is.
     """
     height, width = photo.shape[:2]
-    rows, columns = view_size(height, width, scale)
+    rows, columns = view_size(height, width, usual_scale([photo]) if scale is None else scale)
     view = photo
     if (rows, columns) != (height, width):
         view = np.asarray(Image.fromarray(photo).resize((columns, rows), Image.Resampling.LANCZOS, reducing_gap=3.0))
@@ -95,25 +123,31 @@ def _tile(generator, photo: np.ndarray, view: np.ndarray, cartoon: np.ndarray, s
             part = maps[:, row - y : stop - y, left - x : right - x]
         else:
             box = (begin / ratio[1] - x, row / ratio[0] - y, end / ratio[1] - x, stop / ratio[0] - y)
-            size, bilinear = (end - begin, stop - row), Image.Resampling.BILINEAR
-            part = np.stack([np.asarray(Image.fromarray(m).resize(size, bilinear, box=box)) for m in maps])
+            size, bicubic = (end - begin, stop - row), Image.Resampling.BICUBIC  # contours are crisper than bilinear
+            part = np.stack([np.asarray(Image.fromarray(m).resize(size, bicubic, box=box)) for m in maps])
         pixels = photo[row:stop, begin:end].transpose(2, 0, 1).astype(np.float32) / 127.5 - 1
         output = torch.from_numpy(part[:3] * pixels + part[3:])
         cartoon[row:stop, begin:end] = to_uint8(output[None])[0]
 
 
+def certain_faces(photo: np.ndarray) -> list[Face]:
+    """The faces that are found in a photo, without uncertain ones."""
+    return [face for face in detect_faces(photo) if face.probability > CERTAIN]
+
+
 def faces_only(generator: Generator, photo: np.ndarray, strength: float = 1.0, memory: int = 600) -> np.ndarray | None:
-    """Cartoonize each face, at the scale of the training, and blend it into the photo; None when there is no face."""
-    found = [face for face in detect_faces(photo) if face.probability > 0.9]
+    """Cartoonize each face, FACE px wide, and blend it into the photo; None when there is no face."""
+    found = certain_faces(photo)
     cartoon, (height, width) = photo.copy(), photo.shape[:2]
     for face in found:
         x, y = face.box.reshape(2, 2).mean(axis=0)
-        side = max((face.box[2] - face.box[0]) / FACE_WIDTH, float(SMALLEST))  # of the square that the training saw
+        face_width = face.box[2] - face.box[0]
+        side = max(face_width / FACE_WIDTH, float(SMALLEST))  # of the square that the training saw
         left, top = (max(0, round(c - side * 0.75)) for c in (x, y))
         right, bottom = min(width, round(x + side * 0.75)), min(height, round(y + side * 0.75))
         if min(right - left, bottom - top) < SMALLEST:
             continue
-        drawn = cartoonize(generator, photo[top:bottom, left:right], strength, 128 / side, memory)
+        drawn = cartoonize(generator, photo[top:bottom, left:right], strength, FACE / face_width, memory)
         across = (np.arange(left, right, dtype=np.float32) - np.float32(x)) / np.float32(side)
         for row in range(top, bottom):
             edge = np.clip((0.75 - np.hypot(across, np.float32((row - y) / side))) / 0.25, 0, 1)

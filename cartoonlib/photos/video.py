@@ -1,7 +1,9 @@
 """A video in, its cartoon out: frame by frame, with its sound, its timing and its size."""
 
+import contextlib
+import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,6 +16,15 @@ from ..media import films
 from ..media.pictures import SMALLEST
 
 ENCODER = {"crf": "17", "preset": "fast"}
+LOOKS = 10  # for a face, half a second apart
+
+
+def first_frames(path: Path) -> Iterator[np.ndarray]:
+    """Upright frames, uint8 (H, W, 3), of a film's first seconds, LOOKS at most; none after a broken one."""
+    with films.open_film(path) as (source, picture), contextlib.suppress(av.error.FFmpegError, ValueError):
+        step = max(1, round(min(60, picture.average_rate or 25) / 2))
+        for frame in itertools.islice(source.decode(picture), 0, LOOKS * step, step):
+            yield films.pixels(frame, picture)[0]
 
 
 def convert(

@@ -11,16 +11,18 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import skimage.data
 import torch
 from PIL import Image, ImageCms
 
 from cartoonlib import files, networks
 from cartoonlib.files import InputError
 from cartoonlib.media import pictures
+from cartoonlib.media.faces import Face, detect_faces
 from cartoonlib.media.pictures import read_picture
 from cartoonlib.networks import Generator
 from cartoonlib.photos import batch, cli, draw, formats, onnx, page, shipped, video
-from cartoonlib.photos.draw import _spans, _tile, cartoonize, faces_only, view_size
+from cartoonlib.photos.draw import _spans, _tile, cartoonize, faces_only, usual_scale, view_size
 from cartoonlib.photos.onnx import OnnxGenerator, export_onnx, to_onnx
 from cartoonlib.report import metrics
 
@@ -112,12 +114,88 @@ def test_strength_goes_from_the_photo_to_the_cartoon(generator, photo):
     assert abs(drawn[1] - (drawn[0] + drawn[2]) / 2)[~clipped].max() <= 1
 
 
-def test_what_the_network_looks_at():
-    assert view_size(3000, 4000) == (512, 683)
-    assert view_size(300, 400) == (300, 400)
+# --- what the network looks at ----------------------------------------------------------------------------------------
+
+
+def detector(*found: tuple[float, float]):
+    """Stands in for the detector: faces of such a share of the picture's width, with such a probability."""
+
+    def detect(picture):
+        boxes = [np.array([0, 0, share * picture.shape[1], share * picture.shape[0]]) for share, _ in found]
+        return [Face(np.zeros((5, 2)), box, probability) for box, (_, probability) in zip(boxes, found, strict=True)]
+
+    return detect
+
+
+@pytest.fixture
+def views(monkeypatch) -> list[tuple[int, int]]:
+    """Heights and widths of the views that are drawn, one a photo of one tile."""
+    seen = []
+    monkeypatch.setattr(draw, "_tile", lambda *a: (seen.append(a[2].shape[:2]), _tile(*a)))
+    return seen
+
+
+def test_a_view_is_never_larger_than_the_photo_and_never_too_small_to_draw():
     assert view_size(3000, 4000, 0.25) == (750, 1000)
     assert view_size(3000, 4000, 0.001) == (16, 16)
     assert view_size(300, 400, 1) == view_size(300, 400, 2) == (300, 400)
+
+
+def test_the_face_of_a_portrait_has_one_width_in_the_view():
+    portrait = Image.fromarray(skimage.data.astronaut()[0:256, 96:352]).resize((1024, 1024), Image.Resampling.BICUBIC)
+    rows, columns = view_size(1024, 1024, usual_scale([np.asarray(portrait)]))
+    box = detect_faces(np.asarray(portrait.resize((columns, rows), Image.Resampling.LANCZOS)))[0].box
+    assert box[2] - box[0] == pytest.approx(draw.FACE, rel=0.08)
+
+
+@pytest.mark.parametrize(
+    ("found", "scale"),
+    [
+        ([(0.5, 0.99)], 0.25), ([(0.2, 0.99), (0.5, 0.99)], 0.25),  # the largest counts
+        ([(0.5, 0.8), (0.2, 0.95)], 0.625),  # of those that are certain
+        ([(0.05, 0.99)], 1), ([(1, 0.99)], 0.125), ([], 512 / 800),
+    ],
+)  # fmt: skip
+def test_the_largest_certain_face_sets_the_scale(found, scale, monkeypatch):
+    monkeypatch.setattr(draw, "detect_faces", detector(*found))
+    assert usual_scale([np.zeros((1000, 800, 3), np.uint8)]) == pytest.approx(scale, rel=0.01)
+
+
+def test_a_view_has_a_least_size_and_small_photos_are_not_searched(monkeypatch):
+    monkeypatch.setattr(draw, "detect_faces", detector((1, 0.99)))
+    assert usual_scale([np.zeros((400, 4000, 3), np.uint8)]) == pytest.approx(64 / 400)
+    monkeypatch.setattr(draw, "detect_faces", None)
+    assert usual_scale([np.zeros((150, 4000, 3), np.uint8)]) == usual_scale([]) == 1
+
+
+def test_without_a_detector_no_face_is_found(monkeypatch):
+    monkeypatch.setitem(sys.modules, "facenet_pytorch", None)
+    detect_faces.__globals__["_detector"].cache_clear()
+    assert usual_scale([np.zeros((1024, 1024, 3), np.uint8)]) == 0.5
+
+
+def test_a_scale_that_is_given_is_the_scale(plain, photo, tmp_path, views, monkeypatch):
+    source, large = tmp_path / "a.png", np.asarray(Image.fromarray(photo).resize((400, 300)))
+    Image.fromarray(large).save(source)
+    monkeypatch.setattr(draw, "detect_faces", detector((0.5, 0.99)))
+    for number, way in enumerate(([], ["--scale", "0.4"])):
+        assert command(source, "-o", tmp_path / str(number), "--style", "plain", *way) == 0
+    assert views == [(150, 200), (120, 160)]
+    drawing = page.Drawing("large", large)
+    for scale in (None, 0.4):
+        drawing.draw(shipped.load("plain"), 1.0, scale, faces=False)
+    assert views[-2:] == [(150, 200), (120, 160)]
+
+
+@pytest.mark.parametrize("first", [0, 2])
+def test_a_film_has_one_scale_by_the_first_face(first, plain, tmp_path, views, monkeypatch):
+    looks = iter([[]] * first + [[(0.5, 0.99)], [(0.9, 0.99)]])
+    monkeypatch.setattr(draw, "detect_faces", lambda picture: detector(*next(looks))(picture))
+    source = film(tmp_path / "a.mp4", (320, 240), frames=14)
+    assert command(source, "-o", tmp_path / "out", "--style", "plain") == 0
+    assert len(views) == 14 and set(views) == {(150, 200)} and len(list(looks)) == 1
+    assert command(source, "-o", tmp_path / "half", "--style", "plain", "--scale", "0.5") == 0
+    assert set(views[14:]) == {(120, 160)}
 
 
 def test_faces_alone_are_drawn(generator, face_photos):
@@ -460,7 +538,8 @@ def test_it_runs_as_a_module_and_teaches_by_example():
         [sys.executable, "-m", "cartoonlib", "--help"], capture_output=True, encoding="utf-8", cwd=files.ROOT
     )
     assert result.returncode == 0 and "cartoonize photo.jpg" in result.stdout
-    assert f"{draw.VIEW} px on the short side" in " ".join(result.stdout.split())
+    text = " ".join(result.stdout.split())
+    assert f"{draw.FACE} px for the largest face, or {draw.VIEW} px on the short side" in text
 
 
 # --- what the command loads -------------------------------------------------------------------------------------------
