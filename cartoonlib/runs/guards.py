@@ -35,7 +35,8 @@ def check(row: dict, before: list[dict], profile: Profile) -> None:
     What goes wrong is noticed `log_every` steps later at most, and a discriminator that has won PATIENCE steps later.
     """
     step, good = row["step"], before[-1]["step"] if before else 0
-    rates = ("generator_rate", "discriminator_rate")
+    starting = "anchor" in row and "total" not in row  # the structure start, which has a rate of its own
+    rates = ("start_rate",) if starting else ("generator_rate", "discriminator_rate")
     if bad := [name for name, value in row.items() if not np.isfinite(value)]:
         advice = "Lower the rates or the weights of the losses."
         raise Diverged(step, f"the loss {bad[0]} is not a finite number", advice, good, rates)

@@ -18,7 +18,7 @@ from cartoonlib.runs import guards, store
 from cartoonlib.runs.guards import TrainingStopped
 from cartoonlib.runs.loop import Loop
 from cartoonlib.runs.store import Run
-from cartoonlib.runs.training import pretrain, train
+from cartoonlib.runs.training import pretrain, start, train
 from cartoonlib.step import TrainStep
 
 OFTEN = TINY.replace(pretrain_steps=2, checkpoint_every=2)
@@ -183,21 +183,42 @@ def test_a_run_that_diverges_goes_back_with_half_its_rates(run, tmp_path, monkey
 
     profile = OFTEN.replace(on_divergence="back_off", log_every=1)
     monkeypatch.setattr(torch.optim.Adam, "step", recorded)
-    color, calls = losses.color, []
+    anchor, calls = losses.anchor, []
 
     def once(*arguments):
         calls.append(1)
-        return color(*arguments) * (math.nan if len(calls) == 6 else 1)
+        return anchor(*arguments) * (math.nan if len(calls) == 6 else 1)
 
-    monkeypatch.setattr(losses, "color", once)
+    monkeypatch.setattr(losses, "anchor", once)
     finished = run(profile)
     (event,) = finished.events()
     assert event["step"] == 6 and event["halved"] == ["generator_rate", "discriminator_rate"]
     assert "not a finite number: gone back to before step 6, with half of generator_rate" in event["event"]
     g, d = profile.generator_rate, profile.discriminator_rate
-    assert rates[2:] == [g, d] * 6 + [g / 2, d / 2] * 4  # after pretraining: 6 steps, back to step 4, the other 4
+    # After pretraining: 6 steps, the last one in the half of the run in which rates fall; back to step 4, the other 4.
+    shares = [1, 1, 1, 1, 1, 0.75] + [share / 2 for share in (1, 0.75, 0.5, 0.25)]
+    assert rates[2:] == pytest.approx([rate * share for share in shares for rate in (g, d)])
     assert [row["step"] for row in finished.log()] == list(range(1, 9))
     assert all(math.isfinite(row["total"]) for row in finished.log())
+
+
+def test_a_start_that_diverges_goes_back_with_half_its_own_rate(tmp_path, monkeypatch, face_set, processed):
+    rates, calls, step, anchor = [], [], torch.optim.Adam.step, losses.anchor
+
+    def recorded(self, *arguments):
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *arguments)
+
+    def once(*arguments):
+        calls.append(1)
+        return anchor(*arguments) * (math.nan if len(calls) == 4 else 1)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", recorded)
+    monkeypatch.setattr(losses, "anchor", once)
+    profile = OFTEN.replace(on_divergence="back_off", log_every=1, pretrain_steps=0, start_steps=4, decay=0.0)
+    (event,) = start(profile, tmp_path, face_set, silent).events()
+    assert event["step"] == 4 and event["halved"] == ["start_rate"]
+    assert rates == pytest.approx([profile.start_rate * share for share in (1, 1, 1, 1, 0.5, 0.5)])
 
 
 def test_it_goes_back_before_the_checkpoints_that_were_written_since_all_was_well(run, monkeypatch):
@@ -224,11 +245,11 @@ def test_it_does_so_three_times_at_most(run, monkeypatch):
 def test_it_goes_on_to_the_same_bits_when_it_is_killed_after_that(tmp_path, monkeypatch, face_set, cartoon_set):
     """Step 6 is spoilt while the rates are whole; one run is killed in step 8, and remembers that it halved them."""
     profile = OFTEN.replace(on_divergence="back_off", log_every=1)
-    color, batch, now = losses.color, Batches.__call__, {}
+    anchor, batch, now = losses.anchor, Batches.__call__, {}
 
     def unlucky(*arguments):
         whole = not list(now["folder"].glob("drawn-*/events.jsonl"))
-        return color(*arguments) * (math.nan if whole and now["step"] == 5 else 1)
+        return anchor(*arguments) * (math.nan if whole and now["step"] == 5 else 1)
 
     def counted(self, at):
         now["step"] = at
@@ -239,7 +260,7 @@ def test_it_goes_on_to_the_same_bits_when_it_is_killed_after_that(tmp_path, monk
         return train(profile, tmp_path / name, face_set, cartoon_set, "drawn", progress=silent)
 
     monkeypatch.setattr(Batches, "__call__", counted)
-    monkeypatch.setattr(losses, "color", unlucky)
+    monkeypatch.setattr(losses, "anchor", unlucky)
     whole = trained("whole")
     with monkeypatch.context() as patch:
         break_at(patch, 7)

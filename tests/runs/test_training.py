@@ -15,6 +15,7 @@ from cartoonlib import features, losses
 from cartoonlib.dataset.batches import Batches
 from cartoonlib.device import pick_dtype
 from cartoonlib.files import InputError
+from cartoonlib.images import center_crop
 from cartoonlib.networks import Generator, count_parameters, load_generator
 from cartoonlib.profile import LOSSES
 from cartoonlib.report import metrics
@@ -22,8 +23,15 @@ from cartoonlib.runs import store
 from cartoonlib.runs.guards import TrainingStopped
 from cartoonlib.runs.loop import Loop
 from cartoonlib.runs.store import Run
-from cartoonlib.runs.training import pretrain, train
+from cartoonlib.runs.training import TrainBatches, make_accelerator, pretrain, start, train
 from cartoonlib.step import build_generator
+
+STARTED = TINY.replace(start_steps=5, start_rate=2e-3)
+
+
+@pytest.fixture(autouse=True)
+def structures_lie_elsewhere(processed):
+    pass
 
 
 def log_without_seconds(folder):
@@ -35,12 +43,15 @@ def snapshot(folder):
     return {str(p): (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def break_at(monkeypatch, step: int):
-    """Training stops short when it asks for the photos of this step, as if Ctrl-C had been pressed."""
+def break_at(monkeypatch, step: int, channels: int = 3):
+    """Training stops short when it asks for the photos of this step, as if Ctrl-C had been pressed.
+
+    channels: 4 waits for structures instead, which pretraining has none of.
+    """
     batches = Batches.__call__
 
     def interrupted(self, at):
-        if at == step:
+        if at == step and self._images.shape[-1] == channels:
             raise KeyboardInterrupt
         return batches(self, at)
 
@@ -81,7 +92,7 @@ def finished(tmp_path_factory, face_set, cartoon_set):
     def get(precision: str):
         if precision not in made:
             folder = tmp_path_factory.mktemp(precision)
-            profile = TINY.replace(precision=precision)
+            profile = STARTED.replace(precision=precision)
             with pytest.MonkeyPatch.context() as monkeypatch:
                 states = keep_checkpoints(monkeypatch)
                 run = train(profile, folder, face_set, cartoon_set, "drawn", progress=silent)
@@ -96,9 +107,12 @@ def finished(tmp_path_factory, face_set, cartoon_set):
 
 @pytest.mark.parametrize("precision", ["fp32", "auto"])
 def test_a_killed_run_goes_on_to_the_same_bits(precision, finished, tmp_path, monkeypatch, face_set, cartoon_set):
-    """Killed at step 5 of 6 of pretraining and at step 7 of 8 of training; checkpoints: 3, 6; log lines: 2, 4, 6, 8."""
+    """Killed at step 5 of 6 of pretraining, at step 4 of 5 of the start and at step 7 of 8 of training.
+
+    Checkpoints: 3, 6; log lines: 2, 4, 6, 8.
+    """
     _, whole, states = finished(precision)
-    profile = TINY.replace(precision=precision)
+    profile = STARTED.replace(precision=precision)
 
     def again():
         return train(profile, tmp_path, face_set, cartoon_set, "drawn", progress=silent)
@@ -109,23 +123,27 @@ def test_a_killed_run_goes_on_to_the_same_bits(precision, finished, tmp_path, mo
             again()
     (killed,) = tmp_path.glob("[!.]*")
     assert list(killed.glob("checkpoint-*")) and not (killed / "summary.json").exists()
-    steps_done = []
-    with monkeypatch.context() as patch:
-        count_steps(patch, steps_done)
-        break_at(patch, 7)
-        with pytest.raises(KeyboardInterrupt):
-            again()
-    assert steps_done[:3] == [3, 4, 5]  # pretraining went on after its checkpoint and did not begin anew
+    for ends, channels, first in ((4, 4, [3, 4, 5]), (7, 3, [3, 3, 4, 4])):  # of the start: photos and structures
+        with monkeypatch.context() as patch:
+            count_steps(patch, steps_done := [])
+            break_at(patch, ends, channels)
+            with pytest.raises(KeyboardInterrupt):
+                again()
+        assert steps_done[: len(first)] == first  # it went on after the checkpoint and did not begin anew
+    (started,) = tmp_path.glob("start-*")
+    assert (started / "summary.json").exists() and len(states) == 3
     with monkeypatch.context() as patch:
         count_steps(patch, steps_done := [])
         resumed_states = keep_checkpoints(patch)
         run = again()
     assert sorted(set(steps_done)) == [6, 7]
+    assert len(resumed_states) == 1
     assert_equal(resumed_states[-1], states[-1])  # generator, both discriminators, EMA, both optimizers
     assert run.folder.name == whole.folder.name
     name = "generator.safetensors"
     assert (run.folder / name).read_bytes() == (whole.folder / name).read_bytes()
-    for folder in (run.folder, killed):
+    assert (started / name).read_bytes() == (whole.folder.parent / started.name / name).read_bytes()
+    for folder in (run.folder, started, killed):
         original = whole.folder.parent / folder.name
         log = log_without_seconds(folder)
         assert log == log_without_seconds(original)
@@ -149,9 +167,11 @@ def test_a_finished_run_returns_at_once_and_touches_nothing(finished, face_set, 
     folder, run, _ = finished("fp32")
     before = snapshot(folder)
     monkeypatch.setattr(Batches, "__call__", None)  # would fail if anything were trained
-    again = train(TINY, folder, face_set, cartoon_set, "drawn", progress=silent)
-    other_logs = train(TINY.replace(log_every=5), folder, face_set, cartoon_set, "drawn", progress=silent)
+    again = train(STARTED, folder, face_set, cartoon_set, "drawn", progress=silent)
+    other_logs = train(STARTED.replace(log_every=5), folder, face_set, cartoon_set, "drawn", progress=silent)
     assert again.folder == other_logs.folder == run.folder and again.summary == run.summary
+    begun = start(STARTED, folder, face_set, silent)
+    assert begun.summary["title"] == "structure start" and begun.folder.name.startswith("start-")
     assert snapshot(folder) == before
 
 
@@ -159,7 +179,7 @@ def test_a_run_of_older_code_is_used_and_said_to_be_so(finished, face_set, carto
     folder, run, _ = finished("fp32")
     monkeypatch.setattr(store, "code_hash", lambda: "newer")
     lines = []
-    assert train(TINY, folder, face_set, cartoon_set, "drawn", progress=lines.append).folder == run.folder
+    assert train(STARTED, folder, face_set, cartoon_set, "drawn", progress=lines.append).folder == run.folder
     assert len(lines) == 1 and "another version" in lines[0] and str(run.folder) in lines[0]
 
 
@@ -176,6 +196,75 @@ def test_what_names_a_run(tmp_path, monkeypatch, face_set, cartoon_set):
     changes = [{"seed": 1}, {"skips": False}, {"slope": 0.1}, {"batch": 3}, {"pretrain_steps": 5}]
     others = {pretrain(TINY.replace(**change), tmp_path, face_set, silent) for change in changes}
     assert len(others | {base}) == 6
+    looks = {"look": {"ink": 0.1}, "start_steps": 3, "start_rate": 0.1, "decay": 0.1}
+    assert pretrain(TINY.replace(**looks), tmp_path, face_set, silent) == base
+
+
+def test_a_start_is_shared_by_rows_of_one_look(tmp_path, monkeypatch, face_set):
+    """Those that differ in weights and in what training alone looks at; none without a start of its own settings."""
+    monkeypatch.setattr(Run, "find", lambda folder, _progress: folder.name)  # names only
+
+    def name(**changes):
+        return start(STARTED.replace(**changes), tmp_path, face_set, silent)
+
+    same = {"weights": {"anchor": 0.0}, "segments": 9, "tone": False, "gate": False, "train_steps": 3}
+    assert name(**same, discriminator_rate=1e-3, log_every=9) == name() != pretrain(STARTED, tmp_path, face_set, silent)
+    own = [{"ink": 0.1}, {"flatten": 0.1}, {"levels": 3}, {"lift": 0.1}, {"vivid": 2.0}, {"width": 2.0}]
+    changes = [{"look": look} for look in (*own, {"coloured": True})]
+    changes += [{"start_steps": 6}, {"start_rate": 0.1}, {"decay": 0.1}, {"ema": 0.9}, {"output_eps": 0.1}]
+    changes += [{"seed": 1}, {"pretrain_steps": 5}]
+    assert len({name(), *(name(**change) for change in changes)}) == 1 + len(changes)
+    assert name(start_steps=0) == pretrain(STARTED, tmp_path, face_set, silent)
+
+
+def test_no_steps_of_the_start_give_the_pretraining(tmp_path, face_set):
+    run = start(TINY, tmp_path, face_set, silent)
+    assert run.summary["title"] == "pretraining" and run.folder == store.pretrain_folder(TINY, tmp_path, face_set)
+    assert not list(tmp_path.glob("start-*"))
+    assert start(TINY, tmp_path, face_set, silent).summary == pretrain(TINY, tmp_path, face_set, silent).summary
+
+
+def test_training_goes_on_from_the_start(finished, face_set):
+    """Its first watched pictures are those of the generator that the start has left, which is an average."""
+    folder, run, states = finished("fp32")
+    begun = start(STARTED, folder, face_set, silent)
+    first = metrics.generate(begun.generator(), center_crop(face_set.part("test"), 32))
+    assert abs(run.samples()[0].astype(int) - first).max() <= 1
+    kept = begun.generator().state_dict()
+    assert all(torch.equal(kept[key], states[1]["ema"][key]) for key in kept)
+    assert any(not torch.equal(kept[key], states[1]["generator"][key]) for key in kept)
+    assert [row["step"] for row in begun.log()] == [2, 4, 5] and set(begun.log()[0]) == {"anchor", "step", "seconds"}
+    pretrained = pretrain(STARTED, folder, face_set, silent).generator().state_dict()
+    assert any(not torch.equal(kept[key], pretrained[key]) for key in kept)
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.0])
+def test_rates_of_every_stage_but_the_first_fall(decay, tmp_path, monkeypatch, face_set, cartoon_set):
+    rates, step_of = [], torch.optim.Adam.step
+
+    def recorded(self, *arguments):
+        rates.append(self.param_groups[0]["lr"])
+        return step_of(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", recorded)
+    p = STARTED.replace(decay=decay, pretrain_steps=2, start_steps=4, train_steps=4)
+    train(p, tmp_path, face_set, cartoon_set, "drawn", progress=silent)
+    shares = [1, 1, 1, 0.5] if decay else [1] * 4  # before the last step a quarter is left, half of `decay`
+    pairs = [[p.generator_rate * share, p.discriminator_rate * share] for share in shares]
+    expected = [p.generator_rate] * 2 + [p.start_rate * share for share in shares] + sum(pairs, [])
+    assert rates == pytest.approx(expected)
+
+
+def test_batches_have_structures_after_a_start_alone(face_set, cartoon_set):
+    accelerator = make_accelerator(TINY)
+    for start_steps in (0, 5):
+        batch = TrainBatches(TINY.replace(start_steps=start_steps), face_set, cartoon_set, accelerator, silent)(3)
+        assert [tuple(x.shape) for x in batch[:3]] == [(2, 3, 32, 32)] * 2 + [(1, 3, 1, 1)]
+        assert len(batch) == (4 if start_steps else 3)
+    photo, structure = batch[0], batch[3]
+    assert structure.shape == (2, 4, 32, 32)
+    for one, flat in zip(photo, structure[:, :3]):  # cut, turned and lit alike
+        assert np.corrcoef(one.flatten(), flat.flatten())[0, 1] > 0.9
 
 
 def test_a_checkpoint_holds_everything_and_nothing_that_runs_code(tmp_path, monkeypatch, face_set, cartoon_set):
@@ -234,7 +323,7 @@ def test_what_a_run_leaves(finished, face_set, cartoon_set):
     folder, run, _ = finished("fp32")
     generator = load_generator(run.folder / "generator.safetensors")
     settings = {"slope": 0.2, "tanh": False, "skips": True, "padding": "replicate"}
-    assert generator.settings() == settings | {"filter_eps": 0.01, "filter_radius": 2}
+    assert generator.settings() == settings | {"filter_eps": 4e-3, "filter_radius": 1}
     assert not generator.training and count_parameters(generator) == 0
     with safe_open(run.folder / "generator.safetensors", framework="pt") as file:
         assert json.loads(file.metadata()["about"])["title"] == "drawn, full method"
@@ -251,7 +340,7 @@ def test_what_a_run_leaves(finished, face_set, cartoon_set):
 
 
 def losses_of_a_row():
-    names = "content color structure surface texture total_variation landmark total d_surface d_texture contrast"
+    names = "content anchor structure surface texture total_variation landmark total d_surface d_texture contrast"
     return names.split()
 
 
@@ -291,7 +380,7 @@ def test_precision(finished):
     _, full, _ = finished("fp32")
     _, auto, _ = finished("auto")
     assert auto.summary["dtype"] == str(pick_dtype(TINY.replace(precision="auto"), torch.device("cpu")))
-    for name in ("content", "color", "landmark", "surface"):  # the same training, to bf16's three digits
+    for name in ("content", "anchor", "landmark", "surface"):  # the same training, to bf16's three digits
         assert auto.log()[0][name] == pytest.approx(full.log()[0][name], rel=0.1)
 
 
@@ -317,14 +406,14 @@ def test_progress_shows_step_and_time_left(tmp_path, face_set):
 
 
 def spoil(monkeypatch, from_call: int, value: float):
-    """The colour loss is not a number from a certain step on."""
-    color, calls = losses.color, []
+    """The anchor is not a number from a certain step on."""
+    anchor, calls = losses.anchor, []
 
     def spoiled(*arguments):
         calls.append(1)
-        return color(*arguments) * (value if len(calls) > from_call else 1)
+        return anchor(*arguments) * (value if len(calls) > from_call else 1)
 
-    monkeypatch.setattr(losses, "color", spoiled)
+    monkeypatch.setattr(losses, "anchor", spoiled)
 
 
 @pytest.mark.parametrize("first_bad", [4, 5, 6])  # between two logs, between checkpoint and log, right after both
@@ -397,7 +486,7 @@ def test_each_update_reaches_its_own_networks_only(tmp_path, monkeypatch, face_s
         networks.update({name: part for name, part in self.parts.items() if isinstance(part, torch.nn.Module)})
 
     monkeypatch.setattr(Loop, "__init__", init)
-    for name in ("content", "structure", "color", "total_variation", "landmark", "surface", "texture",
+    for name in ("content", "structure", "anchor", "total_variation", "landmark", "surface", "texture",
                  "discriminator"):  # fmt: skip
 
         def spied(*arguments, original=getattr(losses, name), name=name):
