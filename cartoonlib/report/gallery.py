@@ -1,0 +1,58 @@
+"""The gallery of the README: large portraits that may be shown, each beside the cartoons that every style makes of it.
+
+report knows nothing of photos, so who calls it gives what draws.
+"""
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..dataset import catalogue, origins
+from ..files import InputError, write_atomic
+
+SIDE, GAP = 256, 4  # px, of a picture and between two
+MOST = 6  # pictures in a row
+# Portraits of the set embedded_faces, and the square around the head: left, top, side in px.
+PORTRAITS = (
+    ("skimage/astronaut.png", (66, 0, 330)),
+    ("creative-tim-official-argon-dashboard-2.0.4/assets/img/team-2.jpg", (160, 90, 600)),
+    ("material-dashboard-3.1.0/assets/img/team-1.jpg", (0, 0, 400)),
+    ("creative-tim-official-argon-dashboard-2.0.4/assets/img/team-3.jpg", (150, 30, 480)),
+    ("matplotlib/grace_hopper.jpg", (80, 10, 370)),
+)
+
+
+def portraits(names: list[str]) -> Iterator[np.ndarray]:
+    """Photos of the set embedded_faces, uint8 (H, W, 3) RGB, by their names there; InputError for one it lacks."""
+    _, images = origins.raw_images(catalogue.find("embedded_faces"), SIDE)
+    found = {image.name: image for image in images if image.name in names}
+    for name in names:
+        if name not in found:
+            raise InputError(f"The set embedded_faces has no {name}: name another portrait in report/gallery.py.")
+        yield found[name].decode(found[name].content)
+
+
+def large(drawers: dict[str, Callable[[np.ndarray], np.ndarray]], chosen: tuple = PORTRAITS) -> Image.Image:
+    """A row for each person: the photo and its cartoons, drawn in full and then cut around the head.
+
+    drawers: by style, what makes a cartoon of a photo, uint8 (H, W, 3) RGB -> the same. chosen: as PORTRAITS.
+    """
+    if not 0 < len(drawers) < MOST:
+        raise InputError(f"The gallery shows 1 to {MOST - 1} styles, not {len(drawers)}.")
+    pitch = SIDE + GAP
+    sheet = Image.new("RGB", (pitch * (len(drawers) + 1) - GAP, pitch * len(chosen) - GAP), "white")
+    for row, (photo, (_, (left, top, side))) in enumerate(zip(portraits([n for n, _ in chosen]), chosen, strict=True)):
+        for column, image in enumerate([photo, *(draw(photo) for draw in drawers.values())]):
+            part = Image.fromarray(image).crop((left, top, left + side, top + side))
+            sheet.paste(part.resize((SIDE, SIDE), Image.Resampling.LANCZOS), (column * pitch, row * pitch))
+    return sheet
+
+
+def save(sheet: Image.Image, path: Path) -> None:
+    """Write it as a PNG, whole or not at all; its colours in steps of 5 halve it, and nobody sees it."""
+    buffer = io.BytesIO()
+    sheet.point(lambda value: min(255, (value + 2) // 5 * 5)).save(buffer, "PNG", optimize=True)
+    write_atomic(path, buffer.getvalue())
