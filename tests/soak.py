@@ -38,7 +38,7 @@ from cartoonlib.runs import ablations, parallel
 from cartoonlib.runs.profiles import load_profile
 
 SEED = 0
-STAGES = ("data preparation", "pretraining", "training", "ablations", "evaluation")
+STAGES = ("data preparation", "pretraining", "structure start", "training", "ablations", "evaluation")
 ROWS = ("without texture", "original")
 HOSTILE, GOOD = 1000, 100
 
@@ -68,7 +68,7 @@ SMALL = {"size": 32, "cartoon_limit": 24, "log_every": 2, "checkpoint_every": 5,
 
 
 def small_run(home: Path, settings: dict, begin=silent) -> None:
-    """Prepare, pretrain, train, ablate and evaluate below `home`; `begin` is told each stage as it begins."""
+    """Prepare, pretrain, start, train, ablate and evaluate below `home`; `begin` is told each stage as it begins."""
     files.PROCESSED, files.RESULTS = home / "processed", home / "results"
     profile = load_profile("smoke", {"styles": ["open_peeps"]} | settings).replace(name="soak")
     opened = Report(profile, progress=silent)
@@ -77,12 +77,14 @@ def small_run(home: Path, settings: dict, begin=silent) -> None:
     begin(STAGES[1])
     parallel.pretrain(profile, opened.sets, silent)
     begin(STAGES[2])
-    runs = {"full method": parallel.train(profile, opened.sets, "open_peeps", progress=silent)}
+    parallel.start(profile, opened.sets, "open_peeps", silent)
     begin(STAGES[3])
+    runs = {"full method": parallel.train(profile, opened.sets, "open_peeps", progress=silent)}
+    begin(STAGES[4])
     table = {title: row for group in ablations.ablation_rows(profile).values() for title, row in group.items()}
     for title in ROWS:
         runs[title] = parallel.train(table[title].replace(train_steps=10), opened.sets, "open_peeps", title, silent)
-    begin(STAGES[4])
+    begin(STAGES[5])
     held_out = [center_crop(images.part("test"), profile.size) for images in (faces, cartoons)]
     embedder, detector = features.EfficientNetLite0(), FaceApiLandmarks()
     evaluator = metrics.Evaluator(*held_out, embedder, embedder, detector)

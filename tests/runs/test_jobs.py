@@ -36,6 +36,7 @@ perceptual_every: 1
 perceptual: efficientnet_lite0
 segments: 20
 pretrain_steps: 4
+start_steps: 3
 train_steps: 4
 ablation_steps: 3
 log_every: 2
@@ -117,6 +118,10 @@ def test_a_job_is_idempotent(results, monkeypatch):
     assert parallel.run(load_profile("tiny"), sets(), "drawn", "full method", silent).folder.name == name
     assert parallel.train(load_profile("tiny"), sets(), "drawn", progress=silent).folder == results / name
     assert parallel.pretrain(load_profile("tiny"), sets(), silent).summary["title"] == "pretraining"
+    begun = parallel.start(load_profile("tiny"), sets(), "drawn", silent)
+    assert begun.summary["title"] == "structure start" and begun.folder == parallel.run_folder(
+        load_profile("tiny"), sets(), None
+    )
 
 
 def test_an_unknown_style_or_profile_ends_with_one_sentence(results, monkeypatch):
@@ -144,9 +149,9 @@ def test_processes_train_one_run_together(launched, monkeypatch):
     assert run.summary["processes"] == 2 and run.summary["title"] == "drawn, full method"
     assert run.folder == parallel.run_folder(load_profile("tiny"), sets(), "drawn")  # where one process trains it too
     assert [row["step"] for row in run.log()] == [2, 4] and sorted(run.samples()) == list(range(5))
-    assert len(weights(folder)) == 2 and not list(folder.glob("*/checkpoint-*"))
-    for title in ("pretraining", "drawn, full method"):
-        assert sum(line.startswith(f"{title}: step 4/4") for line in lines) == 1  # by one of the two processes
+    assert len(weights(folder)) == 3 and not list(folder.glob("*/checkpoint-*"))
+    for title, steps in {"pretraining": 4, "structure start": 3, "drawn, full method": 4}.items():
+        assert sum(line.startswith(f"{title}: step {steps}/{steps}") for line in lines) == 1  # by one of the two
     monkeypatch.setattr(subprocess, "Popen", never)
     again = parallel.train(load_profile("tiny", {"processes": 2}), sets(), "drawn", progress=silent)
     assert again.summary == run.summary
@@ -235,7 +240,9 @@ def test_two_workers_train_the_rows_of_the_table(results, tiny, monkeypatch, cap
     monkeypatch.setattr(files, "RESULTS", results.parent.parent / "alone")
     for title, row in rows.items():
         parallel.train(row, sets(), "drawn", title, silent)
-    assert weights(files.RESULTS / "tiny" / "runs") == spread and len(spread) == 3 + 2
+    assert (
+        weights(files.RESULTS / "tiny" / "runs") == spread and len(spread) == 3 + 2 + 2
+    )  # rows, their starts, and the pretraining of these
     monkeypatch.setattr(files, "RESULTS", results.parent.parent)
 
     # The same command finds them and starts nothing.
@@ -264,21 +271,25 @@ class Client:
     def nthreads(self):
         return {"worker": 1}
 
-    def submit(self, _work, _settings, _title, _client, _gpus, _style, pretrained=None, key=None):
-        self.first[key] = pretrained and pretrained.key
+    def submit(self, _work, _settings, _title, _client, _gpus, _style, after=None, key=None):
+        self.first[key] = after and after.key
         return Future(key)
 
 
-def test_rows_wait_for_the_pretraining_that_they_share(results, monkeypatch):
+def test_rows_wait_for_the_start_that_they_share_and_starts_for_their_pretraining(results, monkeypatch):
     """Else two workers would train one folder at once."""
     tiny = load_profile("tiny")
     rows = {"one": tiny, "other": tiny.replace(weights={"content": 0}), "architecture": tiny.replace(skips=False)}
+    rows |= {"look": tiny.replace(look={"ink": 0.1}), "none": tiny.replace(start_steps=0)}
     monkeypatch.setattr("distributed.as_completed", list)
     client = Client()
     ablations._train_on_workers(client, rows, sets(), "drawn", [])
     starts = {title: client.first[parallel.run_folder(row, sets(), "drawn").name] for title, row in rows.items()}
     assert starts == {title: parallel.run_folder(row, sets(), None).name for title, row in rows.items()}
-    assert starts["one"] == starts["other"] != starts["architecture"] and len(client.first) == 3 + 2
+    assert starts["one"] == starts["other"] and len(set(starts.values())) == 4
+    before = {title: client.first[start] for title, start in starts.items()}
+    assert before.pop("none") is None and starts["none"] == before["one"] == before["look"] != before["architecture"]
+    assert len(client.first) == 5 + 3 + 2 and [client.first[first] for first in set(before.values())] == [None, None]
 
 
 def test_workers_that_do_not_share_the_results_are_found_out(results, monkeypatch, capsys):
