@@ -15,15 +15,16 @@ from ..files import InputError, check_hash, disk_errors, lock
 from .catalogue import sources
 
 
-def whole_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
+def whole_folder(folder: Path, fill: Callable[[Path], None], is_whole: Callable[[Path], bool] = Path.is_dir) -> Path:
     """The folder; if it is missing, `fill` is given a new one, which takes its name when all is in it.
 
     Another process that is filling it already is waited for, and what a killed one has left is deleted.
+    is_whole: says whether the folder there will do; one that will not is replaced.
     """
-    if folder.is_dir():
+    if is_whole(folder):
         return folder
     with disk_errors(folder.parent), lock(folder.with_name(f".{folder.name}.lock")):
-        if folder.is_dir():
+        if is_whole(folder):
             return folder
         for left in folder.parent.glob(f".{folder.name}-*"):
             shutil.rmtree(left)
@@ -31,6 +32,8 @@ def whole_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
             made = Path(temporary) / "made"
             made.mkdir()
             fill(made)
+            if folder.is_dir():
+                os.replace(folder, Path(temporary) / "old")
             os.replace(made, folder)
     return folder
 
@@ -53,7 +56,11 @@ def npm_package(name: str) -> Path:
             check_hash(archive, package["sha256"])
             unpack(archive, folder, package["members"])
 
-    return whole_folder(files.PACKAGES / stem, fill)
+    def is_whole(folder: Path) -> bool:  # one of before the list of members grew is not
+        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
+        return all(fnmatch.filter(names, pattern) for pattern in package["members"])
+
+    return whole_folder(files.PACKAGES / stem, fill, is_whole)
 
 
 def _npm_pack(package: str, folder: str) -> None:

@@ -82,6 +82,21 @@ def test_unpack_refuses_members_that_leave_the_folder(tmp_path, name):
     assert [path.name for path in tmp_path.rglob("*")] == ["p.tgz"]
 
 
+def test_a_package_of_before_its_list_grew_is_unpacked_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "PACKAGES", tmp_path)
+    monkeypatch.setattr(folders, "check_hash", lambda path, sha256: None)
+    made = archive(
+        tmp_path / "admin-lte-4.10.0.tgz", {"package/LICENSE": b"1", "package/dist/assets/img/user1.jpg": b"2"}
+    )
+    (tmp_path / "admin-lte-4.10.0").mkdir()
+    (tmp_path / "admin-lte-4.10.0" / "LICENSE").write_bytes(b"old")
+    folder = folders.npm_package("admin-lte")
+    assert (folder / "dist/assets/img/user1.jpg").read_bytes() == b"2" and (folder / "LICENSE").read_bytes() == b"1"
+    made.unlink()
+    assert folders.npm_package("admin-lte") == folder  # whole: nothing is fetched
+    assert [path.name for path in tmp_path.glob("[!.]*")] == ["admin-lte-4.10.0"]
+
+
 def test_an_archive_with_a_wrong_hash_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "PACKAGES", tmp_path)
     archive(tmp_path / "admin-lte-4.10.0.tgz", {"package/dist/assets/img/user1-128x128.jpg": b"1"})
