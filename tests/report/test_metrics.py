@@ -13,8 +13,8 @@ from cartoonlib.files import InputError
 from cartoonlib.images import center_crop
 from cartoonlib.media import faces
 from cartoonlib.media.faces import align
-from cartoonlib.report import london, metrics
-from cartoonlib.report.metrics import Evaluator, flatness, frechet, kid, landmark_errors, mean_estimate
+from cartoonlib.report import london, metrics, tables
+from cartoonlib.report.metrics import Evaluator, estimate, flatness, kid, landmark_errors, mean_estimate
 
 
 def normal(n, d, seed=0):
@@ -42,8 +42,28 @@ def test_the_interval_of_a_mean_is_the_normal_one_and_repeats():
 @pytest.mark.parametrize("n", [2, 3, 12, 100])
 def test_intervals_are_finite_and_contain_the_value(n):
     x, y = normal(n, 8), normal(n, 8, seed=1)
-    for estimate in (mean_estimate(x[:, 0]), kid(x, y), kid(x, y + 1), frechet(x, y)):
-        assert np.isfinite([estimate.low, estimate.high]).all() and contains(estimate) and estimate.n == n
+    for found in (mean_estimate(x[:, 0]), kid(x, y), kid(x, y + 1), kid(x, y).over(kid(x, y + 1))):
+        assert np.isfinite([found.low, found.high]).all() and contains(found) and found.n == n
+
+
+def test_other_statistics_than_the_mean_have_the_same_resampling():
+    values = normal(101, 1)[:, 0]
+    assert estimate(values, np.mean).value == pytest.approx(mean_estimate(values).value)
+    assert estimate(values, np.mean).low == pytest.approx(mean_estimate(values).low)
+    median = estimate(values, np.median)
+    assert median.value == np.median(values) and 0.1 < median.high - median.low < 1
+
+
+def test_a_distance_in_units_of_another_has_the_interval_of_the_ratio():
+    """Images that are far from both cancel: twice the distance is exactly twice."""
+    x, y = normal(40, 8), normal(40, 8, seed=1) + 1
+    whole = kid(x, y)
+    double = metrics.Estimate(2 * whole.value, 2 * whole.low, 2 * whole.high, 40, 2 * whole.draws)
+    ratio = double.over(whole)
+    assert ratio.value == pytest.approx(2) and ratio.high - ratio.low < 1e-9
+    assert kid(x + 0.2, y).over(whole).high < 1
+    near = kid(x, x)  # below 0: sets that are no distance apart give no unit
+    assert np.isfinite(whole.over(near).value)
 
 
 def test_the_interval_of_a_difference_is_that_of_the_paired_differences():
@@ -59,7 +79,6 @@ def test_distances_to_the_photos_do_not_count_an_output_and_its_own_photo():
     x = normal(14, 8)
     assert kid(x, x, paired=True).value == pytest.approx(0)
     assert kid(x, x).value < -100  # what counting the pairs would say
-    assert frechet(x, x, paired=True).high == pytest.approx(0, abs=1e-6)
 
 
 def test_one_image_is_too_few_for_a_distance():
@@ -105,28 +124,6 @@ def test_kid_sees_a_shift_and_nothing_between_a_set_and_itself():
     x = normal(300, 8)
     same, shifted = kid(x, x), kid(x, x + 0.5)
     assert abs(same.value) < 0.1 * shifted.value and shifted.low > 0
-
-
-# --- Frechet distance --------------------------------------------------------------------------------------------
-
-
-def frechet_by_eigenvalues(x, y):
-    product = np.cov(x.T) @ np.cov(y.T)
-    root = np.sqrt(np.maximum(np.linalg.eigvals(product).real, 0)).sum()
-    return ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(np.cov(x.T)) + np.trace(np.cov(y.T)) - 2 * root
-
-
-@pytest.mark.parametrize("n, m", [(40, 60), (6, 9)])  # more and fewer images than dimensions
-def test_frechet_equals_the_closed_form(n, m):
-    x, y = normal(n, 8) @ np.diag(np.arange(1, 9)), normal(m, 8, seed=1) + 2
-    assert frechet(x, y).value == pytest.approx(frechet_by_eigenvalues(x, y), rel=1e-5)
-
-
-def test_frechet_of_equal_and_of_shifted_sets():
-    x = normal(50, 8)
-    assert frechet(x, x).value == pytest.approx(0, abs=1e-9)
-    assert frechet(x, x + 0.5).value == pytest.approx(8 * 0.25)
-    assert frechet(x, 3 * x).value == pytest.approx(4 * (x.mean(0) ** 2).sum() + 4 * np.trace(np.cov(x.T)))
 
 
 # --- per image ---------------------------------------------------------------------------------------------------
@@ -184,18 +181,20 @@ def measured(evaluator):
 
 def test_the_untouched_photo_has_no_error(measured):
     photo, _ = measured
-    for name in ("landmark_error", "content_distance"):
+    for name in ("landmark_error", "content_distance", *metrics.SKIN, "skin_worst", "blacks"):
         assert (photo[name].value, photo[name].low, photo[name].high) == (0, 0, 0)
-    assert photo["frechet_photo"].value == pytest.approx(0, abs=1e-5)
+    for name in ("style_distance", "stroke", "mesh"):
+        assert (photo[name].value, photo[name].low, photo[name].high) == pytest.approx((1, 1, 1))
     assert photo["kid_photo"].value < photo["kid_cartoon"].value
 
 
 def test_a_changed_photo_is_measured_as_changed(measured):
     photo, changed = measured
-    assert list(photo) == list(changed) and {estimate.n for estimate in photo.values()} == {6}
-    for name in ("landmark_error", "content_distance", "flatness", "frechet_photo", "kid_photo"):
+    assert list(photo) == list(changed) == [*tables.DISTANCES, *tables.FAULTS]
+    assert {e.n for name, e in photo.items() if name not in (*metrics.SKIN, "blacks")} == {6}
+    for name in ("landmark_error", "content_distance", "flatness", "kid_photo", "skin_worst"):
         assert changed[name].value > photo[name].value
-    assert all(contains(estimate) for estimate in changed.values())
+    assert all(contains(e) for e in changed.values())
 
 
 def test_a_row_says_of_each_metric_which_network_saw_what(evaluator, measured):
@@ -205,9 +204,9 @@ def test_a_row_says_of_each_metric_which_network_saw_what(evaluator, measured):
     assert all(about.items() <= row.items() and row["low"] <= row["value"] <= row["high"] for row in rows)
     networks = {row["metric"]: row["features"] for row in rows}
     lite = "EfficientNet-Lite0"
-    assert networks == {
-        "kid_cartoon": lite, "frechet_cartoon": lite, "kid_photo": lite, "frechet_photo": lite,
-        "landmark_error": "faceapi68", "content_distance": lite, "flatness": "-", "milliseconds": "-",
+    assert networks == dict.fromkeys((*tables.FAULTS, "flatness", "milliseconds"), "-") | {
+        "style_distance": lite, "kid_cartoon": lite, "kid_photo": lite, "landmark_error": "faceapi68",
+        "likeness": "faceapi128", "content_distance": lite,
     }  # fmt: skip
 
 
