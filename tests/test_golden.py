@@ -13,13 +13,15 @@ import torch
 from PIL import Image
 
 from cartoonlib import files
+from cartoonlib.dataset.structures import features_mask, flat
 from cartoonlib.images import to_tensor
+from cartoonlib.media.faces import CANONICAL
 from cartoonlib.photos import shipped
 from cartoonlib.photos.draw import cartoonize
 from cartoonlib.report import metrics
 from cartoonlib.runs import training
 from cartoonlib.runs.profiles import load_profile
-from cartoonlib.step import PretrainStep, TrainStep
+from cartoonlib.step import PretrainStep, StartStep, TrainStep, build_generator
 
 GOLDEN = Path(__file__).with_name("golden")
 PHOTOS = [GOLDEN / "photos" / f"{name}.png" for name in ("collins", "hopper")]
@@ -33,11 +35,14 @@ def pictures(photos: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def losses(photos: np.ndarray) -> dict[str, float]:
-    """Every loss of the first step of training, and of pretraining."""
+    """Every loss of the first step of training, of pretraining, and of the structure start (`start`)."""
     photo, cartoon = (to_tensor(x).contiguous(memory_format=torch.channels_last) for x in (photos, cartoons()))
     accelerator = training.make_accelerator(PROFILE)
     weights = torch.tensor([0.3, 0.6, 0.1]).view(1, 3, 1, 1)
-    values = PretrainStep(PROFILE, accelerator)(photo)
+    values, start = PretrainStep(PROFILE, accelerator)(photo), build_generator(PROFILE).state_dict()
+    features = features_mask(torch.from_numpy(CANONICAL).repeat(len(photo), 1, 1), photo.shape[-1])
+    structure = torch.cat([flat(photo, features, PROFILE.look.flatten), features * 2 - 1], dim=1)
+    values["start"] = StartStep(PROFILE, accelerator, start)(photo, structure)["anchor"]
     values |= TrainStep(PROFILE, accelerator)(photo, cartoon, weights)
     return {name: float(value) for name, value in values.items()}
 
@@ -77,7 +82,7 @@ def test_the_generators_draw_the_same_pictures():
 
 def test_the_losses_of_a_step_are_the_same(numbers):
     found, wanted = losses(read_photos()), numbers["losses"]
-    for name in ("structure", "total"):  # another processor rounds a few pixels into another superpixel
+    for name in ("structure", "start", "total"):  # another processor rounds a few pixels into another region
         assert found.pop(name) == pytest.approx(wanted.pop(name), rel=5e-4)
     assert found == pytest.approx(wanted, rel=1e-5)
 
