@@ -11,7 +11,6 @@ from .metrics import Estimate, Evaluator
 
 Estimates = dict[str, dict[str, Estimate]]  # variant -> metric -> estimate
 STYLE_DISTANCE, OF_STYLES = 0.55, {"anime": 0.35}  # at most, as a part of the untouched photo's; of single styles
-KID_RATIO = STYLE_DISTANCE  # the name of before
 LANDMARK_ERROR = 0.045  # at most, in units of the eye distance
 LIMITS = (  # goal, metric, sign, limit: what the worse end of the interval has to meet
     ("landmark error", "landmark_error", "<=", LANDMARK_ERROR),
