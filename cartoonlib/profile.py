@@ -142,7 +142,7 @@ class Profile(_Settings):
         return self.replace(style_settings={}, **self.style_settings.get(style, {}))
 
     def rate_share(self, left: float) -> float:
-        """Of the full rates, when the share `left` of a run's steps is still to be made: they fall to 0 over `decay`."""
+        """Of the full rates, with the share `left` of a run's steps still to be made: they fall to 0 over `decay`."""
         return min(1.0, left / self.decay) if self.decay else 1.0
 
     def replace(self, **changes: object) -> "Profile":

@@ -22,7 +22,7 @@ from .profile import Profile
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-CLIP = 8.0  # largest norm of a gradient of the structure start; 6 is usual, and a rare 20 threw it far back at this rate
+CLIP = 8.0  # largest norm of a gradient of the structure start; 6 is usual, and a rare 20 threw it far back
 
 
 def build_generator(profile: Profile) -> Generator:

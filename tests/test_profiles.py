@@ -120,7 +120,8 @@ def test_a_style_may_set_weights_and_steps_for_itself():
 
 def test_overrides_hold_for_styles_that_set_something_for_themselves(folder):
     text = "styles: [lorelei, open_peeps]\n"
-    text += "style_settings: {lorelei: {weights: {texture: 4.0, anchor: 5.0}, train_steps: 7, look: {ink: 0.5, width: 2.0}}}\n"
+    text += "style_settings: {lorelei: {weights: {texture: 4.0, anchor: 5.0}, train_steps: 7, "
+    text += "look: {ink: 0.5, width: 2.0}}}\n"
     (folder / "mine.yaml").write_text(text, encoding="utf-8")
     assert load_profile("mine").of("lorelei").train_steps == 7
     changed = load_profile("mine", {"train_steps": 9, "styles": ["open_peeps"]})

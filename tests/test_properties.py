@@ -1,6 +1,5 @@
 """What holds for any shape, picture and profile (hypothesis): the smallest counterexample is printed if it does not."""
 
-
 import numpy as np
 import pytest
 import torch

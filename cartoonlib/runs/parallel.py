@@ -34,7 +34,7 @@ def train(
 ) -> Run:
     """The run of a profile in one style, trained if it is missing, by as many processes as the profile says.
 
-    style: None is the structure start. Raises TrainingStopped and InputError, in the same sentences however many they are.
+    style: None is the structure start. Raises TrainingStopped and InputError, in the same sentences however many work.
     """
     if profile.processes > 1 and not store.is_finished(run_folder(profile, sets, style)):
         _launch(profile, style, title, progress)

@@ -159,7 +159,8 @@ class TrainBatches:
     """Step -> what TrainStep takes: photos and cartoons of this process, weights of the colour shift, structures."""
 
     def __init__(
-        self, profile: Profile, faces: ImageSet, cartoons: ImageSet, accelerator: Accelerator, progress: Callable = print
+        self, profile: Profile, faces: ImageSet, cartoons: ImageSet, accelerator: Accelerator,
+        progress: Callable = print,
     ):  # fmt: skip
         self._photos = photo_batches(profile, faces, accelerator)
         self._cartoons = _batches(profile, cartoons, accelerator, profile.seed + 1, relight=False)

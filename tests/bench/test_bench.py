@@ -28,8 +28,8 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_weights(tmp_path_factory):
-    """VGG19 has random weights here, and asking for others would be a download."""
+def no_weights(tmp_path_factory, processed):
+    """VGG19 has random weights here, and asking for others would be a download; structures lie elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "WEIGHTS", tmp_path_factory.mktemp("empty"))
         patch.setattr(torch.hub, "_hub_dir", str(tmp_path_factory.mktemp("hub")))
@@ -123,14 +123,22 @@ def test_a_benchmark_downloads_nothing():
 def test_our_step_trains_on_new_batches(face_set, cartoon_set):
     step = steps.ours(TINY, face_set, cartoon_set)
     first, second = step(), step()
-    assert {"landmark", "color", "total"} <= set(first) and first["content"] != second["content"]
+    assert {"landmark", "anchor", "total"} <= set(first) and first["content"] != second["content"]
+
+
+def test_the_structure_start_has_a_step_of_its_own(face_set):
+    step = steps.starting(TINY, face_set)
+    first, second = step(), step()
+    assert set(first) == {"anchor"} and first["anchor"] != second["anchor"]
 
 
 def test_the_parts_are_the_labelled_ones_and_add_up(face_set, cartoon_set):
     step = steps.ours(TINY, face_set, cartoon_set)
+    step()  # draws for many steps, and what is loaded once
     parts = steps.breakdown(step, CPU, 1)
     assert set(parts) == {
-        "generator", "superpixels", "perceptual: photo and target", "perceptual: output", "perceptual: texture",
+        "generator", "target", "superpixels", "perceptual: target and superpixels", "perceptual: output",
+        "perceptual: texture",
         "landmarks", "representations", "discriminators, generator's turn", "backward", "generator's update and EMA",
         "discriminators' turn", "other", "step",
     }  # fmt: skip
@@ -248,6 +256,8 @@ def killed(*arguments):
 def test_a_set_is_enlarged(face_set):
     large = steps.at_size(face_set, 64, 3)
     assert large.images.shape == (3, 72, 72, 3) and list(large.split) == ["train"] * 3
+    others = [steps.at_size(face_set, *shape).hash for shape in ((64, 2), (32, 3), (32, 2))]
+    assert len({face_set.hash, large.hash, *others}) == 5  # which name their structures
 
 
 def test_peak_memory_never_falls():

@@ -105,4 +105,3 @@ def test_flicker_takes_the_motion_out():
     stripes.filter_eps = 1e-9
     stripes.unfiltered = lambda image: image + 0.3 * (torch.arange(image.shape[-1]) // 8 % 2)
     assert drawing.flicker(stripes, frames=3)["cartoon"] > 1.5 * still["cartoon"]
-
