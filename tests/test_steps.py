@@ -259,6 +259,20 @@ def test_what_the_structure_start_keeps_is_an_average(pair):
     assert pretraining.result is pretraining.generator
 
 
+def test_a_large_gradient_is_cut_in_the_structure_start_alone(pair, monkeypatch):
+    def norm(step):
+        return torch.stack([p.grad.norm() for p in step.generator.parameters()]).norm().item()
+
+    def once(cut):
+        monkeypatch.setattr("cartoonlib.step.CLIP", cut)
+        start, pretraining = start_step()[0], PretrainStep(TINY, training.make_accelerator(TINY))
+        start(*pair), pretraining(pair[0])
+        return norm(start), norm(pretraining)
+
+    (whole, plain), (cut, same) = once(1e6), once(1e-3)
+    assert cut == pytest.approx(1e-3, rel=1e-3) and whole > 1e-2 and same == plain > 1e-2
+
+
 def rates(*optimizers) -> list[float]:
     return [float(group["lr"]) for optimizer in optimizers for group in optimizer.param_groups]
 
