@@ -48,6 +48,15 @@ def frozen(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.M
     return network
 
 
+def mean_over_processes(value: Tensor) -> Tensor:
+    """The mean of a number over the processes that share a batch; alone, the number itself."""
+    if not torch.distributed.is_initialized():
+        return value
+    total = value.clone()
+    torch.distributed.all_reduce(total)
+    return total / torch.distributed.get_world_size()
+
+
 class Graphed:
     """A function of tensors that gives a dict of tensors, recorded once as a CUDA graph and replayed from then on.
 

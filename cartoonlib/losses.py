@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .device import mean_over_processes
 from .representations import EDGE, box_mean, edges
 
 CHROMA, SLOPES = 2.0, 2.0  # of the anchor: how much dearer than of luma a difference of chroma is, and one of slopes
@@ -53,7 +54,7 @@ def anchor(output: Tensor, target: Tensor) -> Tensor:
     with a soft line. All of it is dearer in the dark, where mouth and nose differ least from the skin around them.
     """
     price = _dearness(target)
-    difference = _yuv(output.float() - target.float()) * (price / price.mean())
+    difference = _yuv(output.float() - target.float()) * (price / mean_over_processes(price.mean()))
     slopes = [difference.diff(dim=dim) for dim in (-2, -1)]
     return _luma_and_chroma(difference) + SLOPES * sum(map(_luma_and_chroma, slopes))
 
