@@ -82,7 +82,7 @@ class Profile(_Settings):
     ablation_steps: Count = 30_000  # of every row of the ablation table, the full method among them
     start_rate: Positive = 5.0e-4  # of the generator in the structure start; Adam, betas (0.5, 0.99), as the others
     generator_rate: Positive = 2.0e-4
-    discriminator_rate: Positive = 4.0e-4  # twice the generator's, for judges that keep up (notebook 05: group `added`)
+    discriminator_rate: Positive = 4.0e-4  # twice the generator's, for judges that keep up
     decay: Annotated[float, Ge(0), Le(1), "from 0 to 1"] = 0.5  # last part of a run, in which rates fall to 0
     ema: Annotated[float, Ge(0), Lt(1), "from 0 to below 1"] = 0.999  # decay of the averaged generator, which is kept
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the hardware multiplies it
