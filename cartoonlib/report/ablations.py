@@ -79,7 +79,7 @@ def measure(
 
 
 def pairs(variants: Iterable[str]) -> list[tuple[str, str]]:
-    """(variant, reference): all against the full method, then the original's code with all repairs against that code."""
+    """(variant, reference): all against the full method, then the repaired original against its own code."""
     variants = list(variants)
     against_ours = [(variant, "full method") for variant in variants if variant != "full method"]
     return against_ours + [(variant, "original") for variant in variants if variant.startswith("original + ")]
