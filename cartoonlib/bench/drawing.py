@@ -27,7 +27,7 @@ from ..profile import Profile
 from .measuring import KILLED, Process, peak_memory, spread, timed
 
 COMMAND = "the command"  # `cartoonize photo.jpg` from its start to its end, Python's start and the JPEG among it
-USUAL = "usual scale"  # what it does with the photo once that is read, the network looking at 512 px
+USUAL = "usual scale"  # what it does with the photo once that is read: the scale by the face, 512 px without one
 WHOLE = "whole"  # the generator alone on all pixels at once, float32: no tiles, no bytes, no mixing
 TILES = ("float32", "bfloat16", "ONNX Runtime")  # on all pixels too (`--scale 1`), in tiles
 WAYS = (COMMAND, USUAL, *TILES, WHOLE)
@@ -122,7 +122,7 @@ def flicker(generator: Callable, frames: int = 12) -> dict[str, float]:
     photo, noise = np.asarray(_photo(512, 512)).astype(np.float32), np.random.default_rng(0)
     film = [photo[2 * t : 2 * t + 384, t : t + 384] for t in range(frames)]
     film = [np.clip(frame + noise.normal(0, 2, frame.shape), 0, 255).round().astype(np.uint8) for frame in film]
-    return {"film": _change(film), "cartoon": _change([cartoonize(generator, frame) for frame in film])}
+    return {"film": _change(film), "cartoon": _change([cartoonize(generator, frame, scale=1.0) for frame in film])}
 
 
 def _change(film: list[np.ndarray]) -> float:
