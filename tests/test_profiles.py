@@ -83,7 +83,7 @@ def test_what_each_ablation_changes():
     assert defects.items() <= changes(original, base).items()
     repairs = {key: Profile.model_fields[key].default for key in defects} | {"output_eps": 0.01}
     assert changes(repaired, original) == repairs
-    assert rows["again"] == {f"full method, seed {n}": base.replace(seed=n) for n in (1, 2)}
+    assert rows["again"] == {"full method, seed 1": base.replace(seed=1)}
 
 
 @pytest.mark.parametrize("name", FILES)
