@@ -3,15 +3,13 @@
 report knows nothing of photos, so who calls it gives what draws.
 """
 
-import io
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ..dataset import catalogue, origins
-from ..files import InputError, write_atomic
+from ..files import InputError
 
 SIDE, GAP = 256, 4  # px, of a picture and between two
 MOST = 6  # pictures in a row
@@ -49,10 +47,3 @@ def large(drawers: dict[str, Callable[[np.ndarray], np.ndarray]], chosen: tuple 
             part = Image.fromarray(image).crop((left, top, left + side, top + side))
             sheet.paste(part.resize((SIDE, SIDE), Image.Resampling.LANCZOS), (column * pitch, row * pitch))
     return sheet
-
-
-def save(sheet: Image.Image, path: Path) -> None:
-    """Write it as a PNG, whole or not at all; its colours in steps of 5 halve it, and nobody sees it."""
-    buffer = io.BytesIO()
-    sheet.point(lambda value: min(255, (value + 2) // 5 * 5)).save(buffer, "PNG", optimize=True)
-    write_atomic(path, buffer.getvalue())

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from cartoonlib.files import InputError
-from cartoonlib.report import gallery
+from cartoonlib.report import gallery, paper
 
 ASTRONAUT = (("skimage/astronaut.png", (96, 0, 256)), ("skimage/astronaut.png", (0, 256, 128)))
 
@@ -26,7 +26,7 @@ def test_a_person_has_a_row_and_a_style_a_column(tmp_path):
     pixels = np.asarray(sheet)
     assert np.array_equal(pixels[:, :side], pixels[:, pitch : pitch + side]) and pixels[:side, :side].std() > 30
     assert not pixels[:side, 2 * pitch :].any() and (pixels[:, side:pitch] == 255).all()
-    gallery.save(sheet, tmp_path / "gallery.png")
+    paper.save_picture(sheet, tmp_path / "gallery.png")
     kept = np.asarray(Image.open(tmp_path / "gallery.png")).astype(int)
     assert abs(kept - pixels).max() <= 3 and (kept[:, side:pitch] == 255).all()
 
