@@ -33,17 +33,18 @@ def portraits(names: list[str]) -> Iterator[np.ndarray]:
         yield found[name].decode(found[name].content)
 
 
-def large(drawers: dict[str, Callable[[np.ndarray], np.ndarray]], chosen: tuple = PORTRAITS) -> Image.Image:
+def large(draw: Callable, generators: dict[str, object], chosen: tuple = PORTRAITS) -> Image.Image:
     """A row for each person: the photo and its cartoons, drawn in full and then cut around the head.
 
-    drawers: by style, what makes a cartoon of a photo, uint8 (H, W, 3) RGB -> the same. chosen: as PORTRAITS.
+    draw: of a generator and a photo, uint8 (H, W, 3) RGB, the cartoon, the same. generators: by style. chosen: as
+    PORTRAITS.
     """
-    if not 0 < len(drawers) < MOST:
-        raise InputError(f"The gallery shows 1 to {MOST - 1} styles, not {len(drawers)}.")
+    if not 0 < len(generators) < MOST:
+        raise InputError(f"The gallery shows 1 to {MOST - 1} styles, not {len(generators)}.")
     pitch = SIDE + GAP
-    sheet = Image.new("RGB", (pitch * (len(drawers) + 1) - GAP, pitch * len(chosen) - GAP), "white")
+    sheet = Image.new("RGB", (pitch * (len(generators) + 1) - GAP, pitch * len(chosen) - GAP), "white")
     for row, (photo, (_, (left, top, side))) in enumerate(zip(portraits([n for n, _ in chosen]), chosen, strict=True)):
-        for column, image in enumerate([photo, *(draw(photo) for draw in drawers.values())]):
+        for column, image in enumerate([photo, *(draw(generator, photo) for generator in generators.values())]):
             part = Image.fromarray(image).crop((left, top, left + side, top + side))
             sheet.paste(part.resize((SIDE, SIDE), Image.Resampling.LANCZOS), (column * pitch, row * pitch))
     return sheet

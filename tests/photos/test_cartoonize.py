@@ -229,7 +229,7 @@ def test_a_style_is_what_its_card_describes(plain, photo):
 
 def test_the_generators_of_the_project_are_whole():
     for style in shipped.styles():
-        assert shipped.load(style).filter_eps == 0.01
+        assert shipped.load(style).filter_eps == 0.004
 
 
 # --- reading and writing ----------------------------------------------------------------------------------------------

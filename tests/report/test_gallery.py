@@ -19,7 +19,7 @@ def no_packages(monkeypatch, tmp_path):
 def test_a_person_has_a_row_and_a_style_a_column(tmp_path):
     drawn = []
     drawers = {"same": lambda photo: photo, "none": lambda photo: (drawn.append(photo.shape), photo * 0)[1]}
-    sheet = gallery.large(drawers, ASTRONAUT)
+    sheet = gallery.large(lambda draw, photo: draw(photo), drawers, ASTRONAUT)
     pitch, side = gallery.SIDE + gallery.GAP, gallery.SIDE
     assert sheet.size == (3 * pitch - gallery.GAP, 2 * pitch - gallery.GAP)
     assert drawn == [(512, 512, 3)] * 2  # in full: the scale is that of the whole photo
@@ -33,10 +33,10 @@ def test_a_person_has_a_row_and_a_style_a_column(tmp_path):
 
 def test_what_cannot_be_shown_is_said():
     with pytest.raises(InputError, match="has no skimage/cat.png"):
-        gallery.large({"same": lambda photo: photo}, (("skimage/cat.png", (0, 0, 9)),))
+        gallery.large(lambda _, photo: photo, {"same": None}, (("skimage/cat.png", (0, 0, 9)),))
     for count in (0, gallery.MOST):
         with pytest.raises(InputError, match=f"1 to 5 styles, not {count}"):
-            gallery.large(dict.fromkeys(map(str, range(count))))
+            gallery.large(lambda _, photo: photo, dict.fromkeys(map(str, range(count))))
 
 
 def test_every_portrait_is_a_square_of_at_least_256_px_of_a_known_package():

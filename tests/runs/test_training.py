@@ -26,7 +26,7 @@ from cartoonlib.runs.store import Run
 from cartoonlib.runs.training import TrainBatches, make_accelerator, pretrain, start, train
 from cartoonlib.step import build_generator
 
-STARTED = TINY.replace(start_steps=5, start_rate=2e-3)
+STARTED = TINY.replace(start_steps=5, start_rate=1e-4)
 
 
 @pytest.fixture(autouse=True)
