@@ -75,8 +75,6 @@ def surface(images: Tensor, radius: int = 5, eps: float = 0.2) -> Tensor:
 
 
 EDGE = 0.08  # a step of brightness, of 2, that is an edge of the photo and no shade
-
-
 # Ranges of the random weights of R, G and B, around the luma weights (.299, .587, .114) of ITU-R BT.601.
 COLOR_SHIFT_RANGES = ((0.199, 0.399), (0.487, 0.687), (0.014, 0.214))
 

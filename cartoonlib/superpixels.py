@@ -5,9 +5,9 @@ are faster than scikit-image. The paper's graph cut is compared in bench/segment
 """
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -34,19 +34,23 @@ def rgb_to_lab(images: Tensor) -> Tensor:
 
 
 def smooth(images: Tensor, sigma: float) -> Tensor:
-    """Gaussian smoothing with mirrored borders, cut off at 4 sigma (pixels): (B, C, H, W) -> (B, C, H, W).
+    """Gaussian smoothing with mirrored borders, cut off at 4 sigma (pixels): (B, C, H, W) -> float32 (B, C, H, W).
 
-    A sum of shifted images, because convolutions may round to TF32 on a GPU.
+    Two matrix products: convolutions may round to TF32 on a GPU, and shifted images are hundreds of small kernels.
     """
-    radius = round(4 * sigma)
-    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
-    weights = (weights / weights.sum()).tolist()
-    for axis in (2, 3):
-        length = images.shape[axis]
-        position = torch.arange(-radius, length + radius, device=images.device) % (2 * length)
-        padded = images.index_select(axis, torch.minimum(position, 2 * length - 1 - position))
-        images = sum(weight * padded.narrow(axis, i, length) for i, weight in enumerate(weights))
-    return images
+    rows, columns = (_gaussian_matrix(length, sigma, images.device) for length in images.shape[2:])
+    with torch.autocast(images.device.type, enabled=False):
+        return rows @ images.float() @ columns.T
+
+
+@lru_cache
+def _gaussian_matrix(length: int, sigma: float, device: torch.device) -> Tensor:
+    """(length, length) weights that smooth an axis: of the pixels, of their mirror images and of these again."""
+    position = torch.arange(length, device=device, dtype=torch.float64)
+    ways = position - position[:, None], position + position[:, None] + 1
+    distances = torch.stack([way + turn * 2 * length for way in ways for turn in (-1, 0, 1)])
+    weights = (torch.exp(-0.5 * (distances / sigma) ** 2) * (distances.abs() <= round(4 * sigma))).sum(dim=0)
+    return (weights / weights.sum(dim=1, keepdim=True)).float()
 
 
 def slic_grid(height: int, width: int, segments: int) -> tuple[int, int]:

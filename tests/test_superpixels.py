@@ -192,6 +192,7 @@ def test_nothing_waits_for_the_device_and_no_sum_depends_on_an_order(adaptive):
         images = torch.empty(4, 3, 60, 96, device="cuda", dtype=torch.bfloat16)
         images = images.contiguous(memory_format=torch.channels_last)
         colored = structure(images, 60, adaptive, 1.2)
+    superpixels._gaussian_matrix.cache_clear()  # fake ones
     assert colored.shape == images.shape and colored.dtype == torch.float32
     assert {"baddbmm", "sort"} <= mode.seen
     assert not [name for name in mode.seen if "scatter" in name or name in ("index_add", "index_put", "bincount")]

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import files
+from ..device import pick_device
 from ..images import to_tensor, to_uint8
 from ..representations import box_mean, guided_filter
 from .folders import whole_folder
@@ -36,12 +37,13 @@ def structures(faces: ImageSet, flatten: float, progress: Callable[[str], None] 
 
 
 def _fill(faces: ImageSet, flatten: float, folder: Path) -> None:
-    count, side = faces.images.shape[:2]
+    count, side, device = *faces.images.shape[:2], pick_device()
     shape = (count, side, side, 4)
     array = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
     for start in tqdm(range(0, count, CHUNK), desc="flat regions", leave=False, disable=None):
         some = slice(start, start + CHUNK)
-        photos, points = to_tensor(faces.images[some]), torch.from_numpy(faces.points[some])
+        photos = to_tensor(np.array(faces.images[some])).to(device)  # a copy: torch wants bytes that may be written
+        points = torch.from_numpy(faces.points[some]).to(device)
         features = features_mask(points, side)
         array[some] = to_uint8(torch.cat([flat(photos, features, flatten), features * 2 - 1], dim=1))
     array.flush()
@@ -49,10 +51,10 @@ def _fill(faces: ImageSet, flatten: float, folder: Path) -> None:
 
 def features_mask(points: Tensor, side: int) -> Tensor:
     """1 on both eyes and the mouth, falling softly to 0: points (B, 5, 2) in units of the side -> (B, 1, S, S)."""
-    grid = (torch.arange(side) + 0.5) / side
+    grid = (torch.arange(side, device=points.device) + 0.5) / side
     left, right, _nose, *corners = points.float().unbind(dim=1)
     between, lips, mouth = (right - left).norm(dim=1), (corners[1] - corners[0]).norm(dim=1), sum(corners) / 2
-    mask = torch.zeros(len(points), side, side)
+    mask = torch.zeros(len(points), side, side, device=points.device)
     eye, lip = (0.38 * between, 0.24 * between), (0.55 * lips + 0.08 * between, 0.33 * between)
     for (x, y), (width, height) in ((left.T, eye), (right.T, eye), (mouth.T, lip)):
         x, y = (grid - x[:, None]) / width[:, None], (grid - y[:, None]) / height[:, None]
@@ -81,7 +83,8 @@ def smooth_l0(images: Tensor, price: float) -> Tensor:
     (B, C, H, W) in [0, 1] -> the same. price: of a step, in squared units of the images. Borders wrap.
     """
     height, width = images.shape[2:]
-    waves = [2 - 2 * torch.cos(2 * math.pi * torch.arange(length) / length) for length in (height, width)]
+    turns = [torch.arange(length, device=images.device) / length for length in (height, width)]
+    waves = [2 - 2 * torch.cos(2 * math.pi * turn) for turn in turns]
     laplacian = waves[0][:, None] + waves[1][: width // 2 + 1]
     result, spectrum, beta = images, torch.fft.rfft2(images), 2 * price
     while beta < 1e5:
