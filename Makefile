@@ -30,7 +30,7 @@ demo: .venv/ready ## the same in a browser: notebook 00 as a page, for this mach
 bench: .venv/ready ## time a training step beside the original's, its parts, its growth and its floor (notebook 06 at 128 px)
 	@$(BIN)/python -m cartoonlib.bench
 
-ablations: .venv/ready ## train the rows of notebook 04 on several workers: make ablations PROFILE=quick WORKERS=2
+ablations: .venv/ready ## train the styles and the rows of notebook 04 side by side, on a GPU too: make ablations PROFILE=reference WORKERS=10
 	@$(BIN)/python -m cartoonlib.runs ablations $(PROFILE) --workers $(WORKERS)
 
 lab: .venv/ready ## open JupyterLab on the notebooks

@@ -84,9 +84,9 @@ def page(root: Path, path: str) -> str:
     """The text of a generated page, rendered from the results below the root of a clone."""
     template, folder, results = PAGES[path], Path(path).parent.name, Results(root / "results")
     names = {"template": f"cartoonlib/report/templates/{template}", "parameters": count_parameters(Generator())}
+    names["commands"] = results.read("bench/commands.json")["commands"]
     if folder not in FILES:  # README.md and the page of the benchmarks
         names["bench"] = results.read("bench/cpu.json")
-        names["commands"] = results.read("bench/commands.json")["commands"]
         names["soak"] = results.read("soak.json")["soak"]
     if folder != "bench":
         names |= _of_a_profile(results, folder or PUBLISHED)

@@ -15,7 +15,7 @@ def main() -> None:
     task = tasks.add_parser("train", help="train the styles of a profile; under accelerate launch, in its processes")
     task.add_argument("profile")
     task.add_argument("styles", nargs="*", help="all when none is named")
-    task = tasks.add_parser("ablations", help="train the rows of the ablation table on Dask workers")
+    task = tasks.add_parser("ablations", help="train the styles and the rows of the ablation table on Dask workers")
     task.add_argument("profile")
     where = task.add_mutually_exclusive_group()
     where.add_argument("--workers", type=int, default=2, help="how many to start on this machine (default: 2)")

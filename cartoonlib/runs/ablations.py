@@ -1,4 +1,4 @@
-"""The rows of the ablation table, profiles/ablations.yaml, and training them on Dask workers."""
+"""The rows of the ablation table, profiles/ablations.yaml, and training them and the styles on Dask workers."""
 
 import contextlib
 import logging
@@ -24,7 +24,7 @@ from .store import is_finished
 
 
 def train_rows(name: str, workers: int, scheduler: str | None = None) -> None:
-    """Train the rows of a profile's ablation table, in its first style, each in one process of Dask's.
+    """Train a profile's styles and the rows of its ablation table, in its first style, each in one process of Dask's.
 
     Those are so many workers on this machine, or those of the scheduler at HOST:PORT, which must see the same results/.
     A row that collapses is a result like any other; InputError is raised at the end when one fails for another reason.
@@ -33,22 +33,25 @@ def train_rows(name: str, workers: int, scheduler: str | None = None) -> None:
         raise InputError("Give 1 worker or more.")
     profile = load_profile(name)
     sets = Sets(profile, show_line)
-    style = next(iter(sets.cartoons))
-    rows = {title: row for group in ablation_rows(profile).values() for title, row in group.items()}
-    missing = {title: row for title, row in rows.items() if not is_finished(run_folder(row, sets, style))}
-    show_line(f"{len(rows)} rows in style {style}, {len(rows) - len(missing)} of them trained before", keep=True)
+    jobs = {f"style {style}": (profile.of(style), style, "full method") for style in sets.cartoons}
+    for rows in ablation_rows(profile).values():
+        jobs |= {title: (row, next(iter(sets.cartoons)), title) for title, row in rows.items()}
+    folders = {title: run_folder(row, sets, style) for title, (row, style, _) in jobs.items()}
+    missing = {folder: title for title, folder in folders.items() if not is_finished(folder)}  # some share a folder
+    show_line(f"{len(jobs)} styles and rows, {len(missing)} runs of them to be trained", keep=True)
     results = {}
     if missing:
+        some = {title: jobs[title] for title in missing.values()}
         with _client(workers, scheduler) as client:
-            results = _train_on_workers(client, missing, sets, style, [] if scheduler else _gpus())
+            results = _train_on_workers(client, some, sets, [] if scheduler else _gpus())
     stopped = [title for title, (kind, _) in results.items() if kind == "stopped"]
     failed = [title for title, (kind, _) in results.items() if kind == "failed"]
-    trained = len(rows) - len(stopped) - len(failed)
-    print(f"{len(rows)} rows: {trained} trained, {len(stopped)} stopped, {len(failed)} failed")
+    trained = len(results) - len(stopped) - len(failed)
+    print(f"{len(jobs)} styles and rows: {trained} trained, {len(stopped)} stopped, {len(failed)} failed")
     for title in stopped + failed:
         print(f"{title}: {results[title][1]}")
     if failed:
-        raise InputError(f"These rows failed: {', '.join(failed)}. The same command tries them again.")
+        raise InputError(f"These runs failed: {', '.join(failed)}. The same command tries them again.")
 
 
 def _gpus() -> list[str]:
@@ -57,8 +60,8 @@ def _gpus() -> list[str]:
     return os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",") if count else []
 
 
-def _train_on_workers(client, rows: dict[str, Profile], sets: Sets, style: str, gpus: list[str]) -> dict:
-    """Title -> (trained, stopped or failed, that in words), of each row."""
+def _train_on_workers(client, jobs: dict[str, tuple[Profile, str, str]], sets: Sets, gpus: list[str]) -> dict:
+    """Title -> (trained, stopped or failed, that in words), of each job: a profile, its style and its variant."""
     from distributed import Event, as_completed
 
     if not client.nthreads():
@@ -67,15 +70,15 @@ def _train_on_workers(client, rows: dict[str, Profile], sets: Sets, style: str, 
         client.subscribe_topic(f"progress of {client.id}", lambda event: show_line(event[1]))
     futures, results = {}, {}
 
-    def submit(row: Profile, style: str | None, title: str, after):
+    def submit(row: Profile, style: str | None, variant: str, after):
         # A job has the name of its folder: Dask makes one of those that agree in it, for which all that need it wait.
         name = run_folder(row, sets, style).name
-        return client.submit(_work, row.model_dump(), title, client.id, gpus, style, after, key=name)
+        return client.submit(_work, row.model_dump(), variant, client.id, gpus, style, after, key=name)
 
-    for title, row in rows.items():
-        pretrained = submit(row.replace(start_steps=0), None, title, None)
-        started = submit(row, None, title, pretrained) if row.start_steps else pretrained
-        futures[submit(row, style, title, started)] = title, run_folder(row, sets, style)
+    for title, (row, style, variant) in jobs.items():
+        pretrained = submit(row.replace(start_steps=0), None, variant, None)
+        started = submit(row, None, variant, pretrained) if row.start_steps else pretrained
+        futures[submit(row, style, variant, started)] = title, run_folder(row, sets, style)
     try:
         for future in as_completed(futures):
             title, folder = futures[future]

@@ -224,13 +224,13 @@ def test_a_process_ends_with_the_one_that_started_it():
 def test_two_workers_train_the_rows_of_the_table(results, tiny, monkeypatch, capfd):
     table = tiny / "profiles" / "ablations.yaml"
     table.write_text(ROWS + BAD_ROWS, encoding="utf-8")
-    with pytest.raises(InputError, match="These rows failed: broken weights. The same command tries them again"):
+    with pytest.raises(InputError, match="These runs failed: broken weights. The same command tries them again"):
         ablations.train_rows("tiny", workers=2)
     out, err = capfd.readouterr()
-    assert "6 rows: 3 trained, 2 stopped, 1 failed\n" in out
+    assert "7 styles and rows: 4 trained, 2 stopped, 1 failed\n" in out
     assert "too fast: drawn, too fast stopped at step 2: the loss" in out and "broken weights: " in out
     assert "early: pretraining stopped at step" in out  # a row is what became of its pretraining
-    assert "6 rows in style drawn, 0 of them trained before" in err and "\n6/6 " in err
+    assert "7 styles and rows, 7 runs of them to be trained" in err and "\n7/7 " in err
     assert "Traceback" not in out + err
 
     # The same bits as in this process, and no run beside these.
@@ -238,18 +238,18 @@ def test_two_workers_train_the_rows_of_the_table(results, tiny, monkeypatch, cap
     table.write_text(ROWS, encoding="utf-8")
     rows = {k: v for group in ablations.ablation_rows(load_profile("tiny")).values() for k, v in group.items()}
     monkeypatch.setattr(files, "RESULTS", results.parent.parent / "alone")
-    for title, row in rows.items():
+    for title, row in [("full method", load_profile("tiny")), *rows.items()]:
         parallel.train(row, sets(), "drawn", title, silent)
     assert (
-        weights(files.RESULTS / "tiny" / "runs") == spread and len(spread) == 3 + 2 + 2
-    )  # rows, their starts, and the pretraining of these
+        weights(files.RESULTS / "tiny" / "runs") == spread and len(spread) == 1 + 3 + 2 + 2
+    )  # the style, rows, their starts, and the pretraining of these
     monkeypatch.setattr(files, "RESULTS", results.parent.parent)
 
     # The same command finds them and starts nothing.
     monkeypatch.setattr(ablations, "_client", never)
     ablations.train_rows("tiny", workers=2)
     out, err = capfd.readouterr()
-    assert out == "3 rows: 3 trained, 0 stopped, 0 failed\n" and "3 of them trained before" in err
+    assert out == "4 styles and rows: 0 trained, 0 stopped, 0 failed\n" and "0 runs of them" in err
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,7 +283,7 @@ def test_rows_wait_for_the_start_that_they_share_and_starts_for_their_pretrainin
     rows |= {"look": tiny.replace(look={"ink": 0.1}), "none": tiny.replace(start_steps=0)}
     monkeypatch.setattr("distributed.as_completed", list)
     client = Client()
-    ablations._train_on_workers(client, rows, sets(), "drawn", [])
+    ablations._train_on_workers(client, {title: (row, "drawn", title) for title, row in rows.items()}, sets(), [])
     starts = {title: client.first[parallel.run_folder(row, sets(), "drawn").name] for title, row in rows.items()}
     assert starts == {title: parallel.run_folder(row, sets(), None).name for title, row in rows.items()}
     assert starts["one"] == starts["other"] and len(set(starts.values())) == 4
@@ -295,7 +295,7 @@ def test_rows_wait_for_the_start_that_they_share_and_starts_for_their_pretrainin
 def test_workers_that_do_not_share_the_results_are_found_out(results, monkeypatch, capsys):
     monkeypatch.setattr(ablations, "_client", lambda *_: contextlib.nullcontext(Client()))
     monkeypatch.setattr("distributed.as_completed", list)
-    with pytest.raises(InputError, match="These rows failed: full method, no content, dead skips"):
+    with pytest.raises(InputError, match="These runs failed: style drawn, full method, no content, dead skips"):
         ablations.train_rows("tiny", workers=2)
     assert "the workers must share this results/" in capsys.readouterr().out
 
