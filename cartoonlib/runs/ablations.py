@@ -39,17 +39,18 @@ def train_rows(name: str, workers: int, scheduler: str | None = None) -> None:
     folders = {title: run_folder(row, sets, style) for title, (row, style, _) in jobs.items()}
     missing = {folder: title for title, folder in folders.items() if not is_finished(folder)}  # some share a folder
     show_line(f"{len(jobs)} styles and rows, {len(missing)} runs of them to be trained", keep=True)
-    results = {}
+    errors = {}
     if missing:
         some = {title: jobs[title] for title in missing.values()}
         with _client(workers, scheduler) as client:
-            results = _train_on_workers(client, some, sets, [] if scheduler else _gpus())
-    stopped = [title for title, (kind, _) in results.items() if kind == "stopped"]
-    failed = [title for title, (kind, _) in results.items() if kind == "failed"]
-    trained = len(results) - len(stopped) - len(failed)
+            errors = _train_on_workers(client, some, sets, [] if scheduler else _gpus())
+    stopped = [title for title, error in errors.items() if isinstance(error, TrainingStopped)]
+    failed = [title for title in errors if title not in stopped]
+    trained = len(missing) - len(errors)
     print(f"{len(jobs)} styles and rows: {trained} trained, {len(stopped)} stopped, {len(failed)} failed")
     for title in stopped + failed:
-        print(f"{title}: {results[title][1]}")
+        defect = not isinstance(errors[title], InputError)
+        print(f"{title}: {''.join(traceback.format_exception(errors[title])) if defect else errors[title]}")
     if failed:
         raise InputError(f"These runs failed: {', '.join(failed)}. The same command tries them again.")
 
@@ -60,15 +61,17 @@ def _gpus() -> list[str]:
     return os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",") if count else []
 
 
-def _train_on_workers(client, jobs: dict[str, tuple[Profile, str, str]], sets: Sets, gpus: list[str]) -> dict:
-    """Title -> (trained, stopped or failed, that in words), of each job: a profile, its style and its variant."""
+def _train_on_workers(
+    client, jobs: dict[str, tuple[Profile, str, str]], sets: Sets, gpus: list[str]
+) -> dict[str, Exception]:
+    """Title -> why a job ended without a run; each is a profile, its style and its variant."""
     from distributed import Event, as_completed
 
     if not client.nthreads():
         show_line("no worker has joined the scheduler yet: start some with `dask worker`", keep=True)
     if sys.stderr.isatty():
         client.subscribe_topic(f"progress of {client.id}", lambda event: show_line(event[1]))
-    futures, results = {}, {}
+    futures, errors = {}, {}
 
     def submit(row: Profile, style: str | None, variant: str, after):
         # A job has the name of its folder: Dask makes one of those that agree in it, for which all that need it wait.
@@ -80,25 +83,18 @@ def _train_on_workers(client, jobs: dict[str, tuple[Profile, str, str]], sets: S
         started = submit(row, None, variant, pretrained) if row.start_steps else pretrained
         futures[submit(row, style, variant, started)] = title, run_folder(row, sets, style)
     try:
-        for future in as_completed(futures):
+        for number, future in enumerate(as_completed(futures), start=1):
             title, folder = futures[future]
-            results[title] = _result(future, folder)
-            show_line(f"{len(results)}/{len(futures)} {title}: {results[title][1].splitlines()[-1]}", keep=True)
+            if error := future.exception():  # its own, or that of its start
+                errors[title] = error.with_traceback(future.traceback())
+            elif not is_finished(folder):
+                elsewhere = f"trained, but not into {folder.parent}: the workers must share this results/"
+                errors[title] = InputError(elsewhere)
+            show_line(f"{number}/{len(futures)} {title}: {errors.get(title, f'trained, {folder.name}')}", keep=True)
     except KeyboardInterrupt:
         Event(client.id, client).set()  # rows that have begun end too; they go on from their last checkpoints
         raise
-    return results
-
-
-def _result(future, folder: Path) -> tuple[str, str]:
-    """(trained, stopped or failed, that in words), of a row that has ended."""
-    error = future.exception()  # its own, or that of its start
-    if error is None:
-        elsewhere = f"trained, but not into {folder.parent}: the workers must share this results/"
-        return ("trained", f"trained, {folder.name}") if is_finished(folder) else ("failed", elsewhere)
-    if isinstance(error, InputError):
-        return "stopped" if isinstance(error, TrainingStopped) else "failed", str(error)
-    return "failed", "".join(traceback.format_exception(type(error), error, future.traceback()))  # a defect
+    return errors
 
 
 def _work(settings: dict, title: str, client: str, gpus: list[str], style: str | None, _after: None = None) -> None:
