@@ -237,7 +237,7 @@ SMOKE = {"size": 32, "batch": 2, "segments": 12}
 def test_a_step_in_its_own_process_answers_every_call():
     p = load_profile("smoke")
     with measuring.Process() as process:
-        assert process(steps.start, p, "ours", SMOKE).startswith("EfficientNet-Lite0, ")
+        assert process(steps.start, p, steps.ours, SMOKE).startswith("EfficientNet-Lite0, ")
         first, second = process(steps.go_on), process(steps.go_on)
     assert 200 < first <= second < 5000
 
