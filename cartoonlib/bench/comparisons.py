@@ -2,21 +2,21 @@
 
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from skimage.segmentation import quickshift
 
-from .. import features, representations, superpixels
-from ..images import center_crop, to_tensor
+from .. import representations, superpixels
+from ..images import to_tensor
 from ..profile import Profile
 from ..report import metrics
 from ..report.book import Report
-from ..report.detector import FaceApiLandmarks
 from ..runs import store, training
 from . import segmentation
-from .measuring import now, spread, timed, warm_up
+from .measuring import now, paired, spread, warm_up
 from .original import weights_at_hand
 
 TORCH, SCIKIT, FELZENSZWALB = "SLIC in torch", "SLIC of scikit-image", "Felzenszwalb and merging"
@@ -31,16 +31,13 @@ def superpixel_speed(p: Profile, photos: np.ndarray, device: torch.device) -> di
     images, structure = to_tensor(photos).to(device), representations.structure
     calls = {
         TORCH: partial(structure, images, p.segments, p.adaptive, p.brighten),
-        SCIKIT: partial(_fill_one_by_one, photos / 255, segmentation.segment_slic, p),
         FELZENSZWALB: partial(_fill_one_by_one, photos / 255, segmentation.segment_felzenszwalb, p),
+        SCIKIT: partial(_fill_one_by_one, photos / 255, segmentation.segment_slic, p),  # last: what ratios refer to
     }
-    times = timed(calls, p.bench_repeats, partial(now, device), warm_up(device))
+    rows = paired(calls, len(photos), p.bench_repeats, partial(now, device), warm_up(device))
     return {
-        name: {
-            "images_per_second": spread(len(photos) / value for value in values),
-            "ratio_to_scikit_image": spread(b / a for a, b in zip(values, times[SCIKIT])),
-        }
-        for name, values in times.items()
+        name: {"images_per_second": row["images_per_second"], "ratio_to_scikit_image": row["ratio"]}
+        for name, row in rows.items()
     }
 
 
@@ -56,13 +53,15 @@ def segmentations(p: Profile, photos: np.ndarray) -> dict[str, np.ndarray]:
     images, arrays = to_tensor(photos), photos / 255
     labels = [segmentation.segment_slic(a, p.segments) for a in arrays]
     counts = [len(np.unique(one)) for one in labels]
-    full = [superpixels.slic(image[None], n)[0] for image, n in zip(images, counts)]
-    half = [superpixels.slic(F.avg_pool2d(image[None], 2), n)[0] for image, n in zip(images, counts)]
+    full, half = (
+        torch.cat([superpixels.slic(image[None], n) for image, n in zip(batch, counts)]).numpy()
+        for batch in (images, F.avg_pool2d(images, 2))
+    )
     return {
-        TORCH: torch.stack(full).numpy(),
+        TORCH: full,
         SCIKIT: np.stack(labels),
         FELZENSZWALB: np.stack([segmentation.segment_felzenszwalb(a, n) for a, n in zip(arrays, counts)]),
-        HALF: torch.stack(half).numpy().repeat(2, axis=1).repeat(2, axis=2),
+        HALF: half.repeat(2, axis=1).repeat(2, axis=2),
     }
 
 
@@ -110,33 +109,25 @@ def precision_runs(report: Report, faces, cartoons, progress: Callable) -> dict[
         "perceptual": p.perceptual if weights_at_hand(p.perceptual) else "efficientnet_lite0",
     }
     changes["log_every"] = max(1, changes["train_steps"] // 20)
-    for seed in range(p.seed, p.seed + min(p.bench_repeats, 3)):
-        for precision in PRECISIONS:
-            variant = p.replace(precision=precision, seed=seed, **changes)
-            title = f"{precision}, seed {seed}"
-            runs[precision, seed] = training.train(
-                variant, report.runs, faces, cartoons, cartoons.name, title, progress
-            )
+    for seed, precision in product(range(p.seed, p.seed + min(p.bench_repeats, 3)), PRECISIONS):
+        variant, title = p.replace(precision=precision, seed=seed, **changes), f"{precision}, seed {seed}"
+        run = training.train(variant, report.runs, faces, cartoons, cartoons.name, title, progress)
+        runs[precision, seed] = run
     return runs
 
 
 def precision_metrics(report: Report, runs: dict, faces, cartoons) -> list[dict]:
     """What the runs made of the held-out photos: by metric and seed both values and their difference."""
-    p, device = report.profile, report.device
-    photos, drawings = (center_crop(images.part("test"), p.size) for images in (faces, cartoons))
-    embedder = features.EfficientNetLite0().to(device)
-    detector = FaceApiLandmarks().to(device)
-    evaluator = metrics.Evaluator(photos, drawings, embedder, embedder, detector, device)
-    found = {
-        key: evaluator.measure(metrics.generate(run.generator(device), photos, device)) for key, run in runs.items()
-    }
-    rows = []
-    for metric in COMPARED:
-        for seed in sorted({seed for _, seed in runs}):
-            both = {precision: found[precision, seed][metric] for precision in PRECISIONS}
-            both["bf16 - fp32"] = both["bf16"].minus(both["fp32"])
-            cells = {name: {"value": e.value, "low": e.low, "high": e.high} for name, e in both.items()}
-            rows.append({"metric": metric, "seed": seed, "n": len(photos), **cells})
+    judged = report.profile.replace(perceptual="efficientnet_lite0")  # which needs no download
+    evaluator, device = Report(judged).evaluator(faces, cartoons), report.device
+    found, rows, photos = {}, [], evaluator.photos
+    for key, run in runs.items():
+        found[key] = evaluator.measure(metrics.generate(run.generator(device), photos, device))
+    for metric, seed in product(COMPARED, sorted({seed for _, seed in runs})):
+        both = {precision: found[precision, seed][metric] for precision in PRECISIONS}
+        both["bf16 - fp32"] = both["bf16"].minus(both["fp32"])
+        cells = {name: {"value": e.value, "low": e.low, "high": e.high} for name, e in both.items()}
+        rows.append({"metric": metric, "seed": seed, "n": len(photos), **cells})
     return rows
 
 

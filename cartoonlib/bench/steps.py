@@ -144,7 +144,8 @@ def saved(step: dict[str, dict], parts: dict[str, dict]) -> dict[str, float]:
 def breakdown(step: Callable, device: torch.device, repeats: int) -> dict[str, dict]:
     """Seconds of the labelled parts of a step, of the rest ("other") and of the whole ("step"), by torch's profiler.
 
-    No label stands in another. On a GPU the time of its kernels. The backward pass stays in this thread, so that its kernels are known as its own.
+    No label stands in another. On a GPU the time of its kernels. The backward pass stays in this thread, so that its
+    kernels are known as its own.
     """
     cuda = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
