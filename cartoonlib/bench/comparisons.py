@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from itertools import product
 
 import numpy as np
 import torch
@@ -12,9 +11,6 @@ from skimage.segmentation import quickshift
 from .. import representations, superpixels
 from ..images import to_tensor
 from ..profile import Profile
-from ..report import metrics
-from ..report.book import Report
-from ..runs import store, training
 from . import segmentation
 from .measuring import now, paired, spread, warm_up
 from .original import weights_at_hand
@@ -96,12 +92,11 @@ MOST_STEPS = 1000  # of these runs: enough to see whether the curves part
 COMPARED = ("kid_cartoon", "landmark_error", "content_distance")
 
 
-def precision_runs(report: Report, faces, cartoons, progress: Callable) -> dict[tuple[str, int], store.Run]:
-    """(precision, seed) -> a run in each precision, from as many seeds as the profile has repeats, three at most.
+def precision_rows(p: Profile) -> dict[str, dict[str, Profile]]:
+    """Precision -> title -> profile, as groups of the ablation table; from as many seeds as repeats, three at most.
 
-    Half as long as the profile's pretraining, its structure start and its rows of the ablation table.
+    Half as long as the profile's pretraining, its structure start and its rows of that table.
     """
-    p, runs = report.profile.of(cartoons.name), {}
     changes = {
         "train_steps": min(p.ablation_steps // 2, MOST_STEPS),
         "pretrain_steps": min(p.pretrain_steps // 2, MOST_STEPS),
@@ -109,34 +104,21 @@ def precision_runs(report: Report, faces, cartoons, progress: Callable) -> dict[
         "perceptual": p.perceptual if weights_at_hand(p.perceptual) else "efficientnet_lite0",
     }
     changes["log_every"] = max(1, changes["train_steps"] // 20)
-    for seed, precision in product(range(p.seed, p.seed + min(p.bench_repeats, 3)), PRECISIONS):
-        variant, title = p.replace(precision=precision, seed=seed, **changes), f"{precision}, seed {seed}"
-        run = training.train(variant, report.runs, faces, cartoons, cartoons.name, title, progress)
-        runs[precision, seed] = run
-    return runs
-
-
-def precision_metrics(report: Report, runs: dict, faces, cartoons) -> list[dict]:
-    """What the runs made of the held-out photos: by metric and seed both values and their difference."""
-    judged = report.profile.replace(perceptual="efficientnet_lite0")  # which needs no download
-    evaluator, device = Report(judged).evaluator(faces, cartoons), report.device
-    found, rows, photos = {}, [], evaluator.photos
-    for key, run in runs.items():
-        found[key] = evaluator.measure(metrics.generate(run.generator(device), photos, device))
-    for metric, seed in product(COMPARED, sorted({seed for _, seed in runs})):
-        both = {precision: found[precision, seed][metric] for precision in PRECISIONS}
-        both["bf16 - fp32"] = both["bf16"].minus(both["fp32"])
-        cells = {name: {"value": e.value, "low": e.low, "high": e.high} for name, e in both.items()}
-        rows.append({"metric": metric, "seed": seed, "n": len(photos), **cells})
-    return rows
+    seeds = range(p.seed, p.seed + min(p.bench_repeats, 3))
+    return {
+        name: {f"{name}, seed {seed}": p.replace(precision=name, seed=seed, **changes) for seed in seeds}
+        for name in PRECISIONS
+    }
 
 
 def precision_effect(rows: list[dict]) -> dict[str, dict]:
-    """By metric: the mean difference between the precisions over seeds, and by how much fp32 differs between seeds."""
+    """By metric: differences between the precisions over seeds, and by how much fp32 differs between seeds.
+
+    rows: what report.ablations.measure returns of these groups.
+    """
     effect = {}
-    for metric in dict.fromkeys(row["metric"] for row in rows):
-        own = [row for row in rows if row["metric"] == metric]
-        differences = [row["bf16 - fp32"]["value"] for row in own]
-        values = [row["fp32"]["value"] for row in own]
-        effect[metric] = {"difference": spread(differences), "between_seeds": max(values) - min(values)}
+    for metric in COMPARED:
+        own = [[row["value"] for row in rows if (row["group"], row["metric"]) == (p, metric)] for p in PRECISIONS]
+        differences = spread(half - full for full, half in zip(*own))
+        effect[metric] = {"difference": differences, "between_seeds": max(own[0]) - min(own[0])}
     return effect

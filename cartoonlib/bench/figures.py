@@ -87,13 +87,13 @@ def growth_figure(rows: list[dict], fit: dict) -> plt.Figure:
 
 
 @styled
-def precision_curves(logs: dict[tuple[str, int], list[dict]], keys: list[str]) -> plt.Figure:
-    """A panel a loss, a line a run: float32 full, bf16 dashed."""
+def precision_curves(logs: dict[str, list[dict]], keys: list[str]) -> plt.Figure:
+    """A panel a loss, a line a run (title -> log, see comparisons.precision_rows): float32 full, bf16 dashed."""
     figure, panels = panel_grid(WIDTH, 2.3, 1, len(keys))
     looks = {"fp32": {"color": COLORS["content"]}, "bf16": {"color": COLORS["anchor"], "ls": "--"}}
     for ax, key in zip(panels, keys):
-        for (precision, _), rows in logs.items():
-            ax.plot([row["step"] for row in rows], [row[key] for row in rows], lw=1.2, **looks[precision])
+        for title, rows in logs.items():
+            ax.plot([row["step"] for row in rows], [row[key] for row in rows], lw=1.2, **looks[title.split(",")[0]])
         ax.set_title(key.replace("d_", "D: "))
         ax.xaxis.set_major_locator(MaxNLocator(3, integer=True))
     figure.supxlabel("step", fontsize=9)

@@ -129,8 +129,3 @@ def hardware() -> dict:
         "gpu_memory_gb": gpu and round(gpu.total_memory / 1e9, 1),
         "system": platform.platform(),
     }
-
-
-def missing(device: torch.device) -> dict:
-    """What to keep beside the numbers of a machine that has no GPU."""
-    return {} if device.type == "cuda" else {"cuda": None, "reason": "no GPU at hand: the figures for one are missing"}

@@ -301,12 +301,19 @@ def test_superpixels_are_compared_at_equal_numbers_of_segments(face_photos):
 
 
 def test_precisions_are_compared_seed_by_seed():
-    def row(seed, full, half):
-        cells = {"fp32": full, "bf16": half, "bf16 - fp32": half - full}
-        return {"metric": "m", "seed": seed} | {name: {"value": value} for name, value in cells.items()}
-
-    effect = comparisons.precision_effect([row(0, 10, 11), row(1, 14, 12), row(2, 12, 12)])
-    assert effect == {"m": {"difference": {"min": -2, "median": 0, "max": 1}, "between_seeds": 4}}
+    groups = comparisons.precision_rows(TINY.replace(bench_repeats=5, ablation_steps=100, seed=7))
+    assert [list(rows) for rows in groups.values()] == [
+        [f"{precision}, seed {seed}" for seed in (7, 8, 9)] for precision in ("fp32", "bf16")
+    ]
+    for precision, rows in groups.items():
+        assert {(row.precision, row.train_steps, row.log_every) for row in rows.values()} == {(precision, 50, 2)}
+    values = {"fp32": (10, 14, 12), "bf16": (11, 12, 12)}
+    rows = [{"group": group, "metric": metric, "value": value * scale} for group in values for value in values[group]
+            for scale, metric in enumerate(comparisons.COMPARED, start=1)]  # fmt: skip
+    effect = comparisons.precision_effect(rows)
+    assert list(effect) == list(comparisons.COMPARED)
+    assert effect["kid_cartoon"] == {"difference": {"min": -2, "median": 0, "max": 1}, "between_seeds": 4}
+    assert effect["landmark_error"] == {"difference": {"min": -4, "median": 0, "max": 2}, "between_seeds": 8}
 
 
 def test_a_spread_is_shown_with_three_digits():
