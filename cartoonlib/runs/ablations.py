@@ -124,18 +124,11 @@ def _work(settings: dict, title: str, client: str, gpus: list[str], style: str |
 def _client(workers: int, scheduler: str | None) -> Iterator:
     """A Dask client of a scheduler elsewhere, or of one here with that many workers, on the loopback device alone."""
     import dask
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
-    if scheduler is not None:
-        try:
-            client = Client(scheduler, timeout=10)
-        except (OSError, ValueError):
-            raise InputError(f"No Dask scheduler answers at {scheduler}: start one with `dask scheduler`.") from None
-        with client:
-            yield client
-        return
+    here = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "threads_per_worker": 1, "memory_limit": 0}
+    here |= {"n_workers": workers, "silence_logs": logging.CRITICAL}
     threads = max(1, torch.get_num_threads() // workers)
-    options = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "threads_per_worker": 1, "memory_limit": 0}
     with tempfile.TemporaryDirectory() as folder, dask.config.set({
         "temporary-directory": folder,
         # In place of Dask's own, which also hand freed memory back at once: see device.keep_freed_memory.
@@ -145,10 +138,14 @@ def _client(workers: int, scheduler: str | None) -> Iterator:
         # Workers inherit that Ctrl-C is ignored: on a terminal it reaches them too, and ending them is left to Dask.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            cluster = LocalCluster(n_workers=workers, silence_logs=logging.CRITICAL, **options)
+            client = Client(**here) if scheduler is None else Client(scheduler, timeout=10)
+        except (OSError, ValueError):
+            if scheduler is None:
+                raise
+            raise InputError(f"No Dask scheduler answers at {scheduler}: start one with `dask scheduler`.") from None
         finally:
             signal.signal(signal.SIGINT, handler)
-        with cluster, Client(cluster) as client:
+        with client:
             yield client
 
 
