@@ -82,11 +82,8 @@ def at_size(images: ImageSet, size: int, count: int) -> ImageSet:
 def start(p: Profile, build: Callable, changes: dict[str, int]) -> str:
     """Prepare the step that `go_on` makes in this process; returns its perceptual network and precision.
 
-    Each step has a process of its own: the original's would else profit from what ours does to malloc.
-
-    Args:
-        build: ours or originals.
-        changes: of the profile's settings. Images come out of its own sets, enlarged or reduced for another size.
+    Each step has a process of its own: the original's would else profit from what ours does to malloc. build: ours or
+    originals. changes: of settings; images come out of the profile's own sets, enlarged or reduced for another size.
     """
     global _step
     sets = Sets(p, progress=lambda line: None)

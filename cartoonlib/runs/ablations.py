@@ -9,7 +9,6 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 
@@ -156,7 +155,7 @@ def ablation_rows(profile: Profile) -> dict[str, dict[str, Profile]]:
     What a style sets for itself is left out, for every row is to differ from the full method by its changes alone; one
     that diverges stops, which is a result too.
     """
-    own = profile.weights.model_dump() | {"discriminator_rate": profile.discriminator_rate}
+    own = profile.model_dump(include={"weights", "discriminator_rate"})
     same = {"train_steps": profile.ablation_steps, "style_settings": {}, "on_divergence": "stop"}
     return {
         group: {title: profile.replace(**same | _scaled(changes or {}, own)) for title, changes in rows.items()}
@@ -164,12 +163,9 @@ def ablation_rows(profile: Profile) -> dict[str, dict[str, Profile]]:
     }
 
 
-def _scaled(changes: dict, own: dict[str, float]) -> dict:
-    """Changes in which `x4` of something that the profile has of its own has become four times that."""
-    scaled = {}
-    for key, value in changes.items():
-        factor = re.fullmatch(r"x(\d+\.?\d*)", str(value)) if key in own else None
-        scaled[key] = own[key] * float(factor[1]) if factor else value
-        if key == "weights" and isinstance(value, dict):
-            scaled[key] = _scaled(value, own)
-    return scaled
+def _scaled(change: object, own: object) -> object:
+    """A change, in which `x4` of a number that the profile has of its own has become four times that."""
+    if isinstance(change, dict) and isinstance(own, dict):
+        return {key: _scaled(value, own.get(key)) for key, value in change.items()}
+    factor = re.fullmatch(r"x(\d+\.?\d*)", str(change))
+    return own * float(factor[1]) if factor and isinstance(own, float) else change

@@ -150,8 +150,8 @@ def run_launched(job: str) -> None:
     """What each process of _launch does: the job, telling its progress to the process that started it."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     settings, style, title = json.loads(job)
-    profile = profile_of(settings)
     try:
+        profile = profile_of(settings)
         run(profile, Sets(profile, silent), style, title, lambda line: _tell_parent("progress", line))
     except InputError as problem:
         _tell_parent(type(problem).__name__, str(problem))
