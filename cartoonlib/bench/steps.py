@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.profiler import profile, record_function
 
 from ..dataset.prepare import MARGIN, ImageSet
 from ..dataset.sets import Sets
@@ -145,11 +145,10 @@ def breakdown(step: Callable, device: torch.device, repeats: int) -> dict[str, d
     kernels are known as its own.
     """
     cuda = device.type == "cuda"
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
     rows = []
     for _ in range(repeats):
         one_thread = torch.autograd.set_multithreading_enabled(False)
-        with one_thread, profile(activities=activities) as profiler, record_function("step"):
+        with one_thread, profile() as profiler, record_function("step"):
             step()
             now(device)
         labels = [e for e in profiler.key_averages() if e.is_user_annotation and e.device_type == DeviceType.CPU]

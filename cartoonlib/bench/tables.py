@@ -59,11 +59,8 @@ def photo_table(rows: list[dict]) -> str:
     lines: dict[str, dict] = {}
     for row in rows:
         size = f"{row['width']} x {row['height']}, {number(row['height'] * row['width'] / 1e6)} MP"
-        line = lines.setdefault(size, dict.fromkeys(WAYS, "not tried"))
-        if "failed" in row:
-            line[row["way"]] = row["failed"]
-        else:
-            line[row["way"]] = f"{number(row['seconds']['median'])} s, {number(row['peak_mb'] / 1000)} GB"
+        found = row.get("failed") or f"{number(row['seconds']['median'])} s, {number(row['peak_mb'] / 1000)} GB"
+        lines.setdefault(size, dict.fromkeys(WAYS, "not tried"))[row["way"]] = found
     return table("photo", lines, *WAYS)
 
 
