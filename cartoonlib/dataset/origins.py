@@ -146,8 +146,7 @@ def _drawn_faces(source: Source, side: int) -> Iterator[RawImage]:
         seed = f"{source.name}-{index:04d}"
         svg = Avatar(style, {"seed": seed, **drawn["options"]}).to_string()
         svg = re.sub(r'viewBox="[^"]*"', view, svg, count=1)
-        head, close, body = svg.partition("</metadata>")
-        svg = head + close + _background(random.Random(seed), x, y, extent) + body
+        svg = svg.replace("</metadata>", "</metadata>" + _background(random.Random(seed), x, y, extent), 1)
         yield RawImage(f"{seed}.svg", source.licence, svg.encode(), partial(_render, side=side))
 
 
