@@ -107,9 +107,6 @@ def show_line(line: str, keep: bool = False) -> None:
     print(line, end=end, file=sys.stderr, flush=True)
 
 
-# --- processes that train together ---------------------------------------------------------------------------------
-
-
 def _launch(profile: Profile, style: str | None, title: str, progress: Callable) -> None:
     """Train in `processes` processes through `accelerate launch`, and raise here what they raise.
 
