@@ -89,7 +89,8 @@ def _train_on_workers(
             elif not is_finished(folder):
                 elsewhere = f"trained, but not into {folder.parent}: the workers must share this results/"
                 errors[title] = InputError(elsewhere)
-            show_line(f"{number}/{len(futures)} {title}: {errors.get(title, f'trained, {folder.name}')}", keep=True)
+            said = str(errors.get(title, f"trained, {folder.name}")).partition("\n")[0]  # of a defect there may be more
+            show_line(f"{number}/{len(futures)} {title}: {said}", keep=True)
     except KeyboardInterrupt:
         Event(client.id, client).set()  # rows that have begun end too; they go on from their last checkpoints
         raise
