@@ -8,15 +8,11 @@ import torch
 import torch.nn.functional as F
 from skimage.segmentation import quickshift
 
-from .. import features, representations, superpixels
-from ..images import center_crop, to_tensor
+from .. import representations, superpixels
+from ..images import to_tensor
 from ..profile import Profile
-from ..report import metrics
-from ..report.book import Report
-from ..report.detector import FaceApiLandmarks
-from ..runs import store, training
 from . import segmentation
-from .measuring import now, spread, timed, warm_up
+from .measuring import now, paired, spread, warm_up
 from .original import weights_at_hand
 
 TORCH, SCIKIT, FELZENSZWALB = "SLIC in torch", "SLIC of scikit-image", "Felzenszwalb and merging"
@@ -31,16 +27,13 @@ def superpixel_speed(p: Profile, photos: np.ndarray, device: torch.device) -> di
     images, structure = to_tensor(photos).to(device), representations.structure
     calls = {
         TORCH: partial(structure, images, p.segments, p.adaptive, p.brighten),
-        SCIKIT: partial(_fill_one_by_one, photos / 255, segmentation.segment_slic, p),
         FELZENSZWALB: partial(_fill_one_by_one, photos / 255, segmentation.segment_felzenszwalb, p),
+        SCIKIT: partial(_fill_one_by_one, photos / 255, segmentation.segment_slic, p),  # last: what ratios refer to
     }
-    times = timed(calls, p.bench_repeats, partial(now, device), warm_up(device))
+    rows = paired(calls, len(photos), p.bench_repeats, partial(now, device), warm_up(device))
     return {
-        name: {
-            "images_per_second": spread(len(photos) / value for value in values),
-            "ratio_to_scikit_image": spread(b / a for a, b in zip(values, times[SCIKIT])),
-        }
-        for name, values in times.items()
+        name: {"images_per_second": row["images_per_second"], "ratio_to_scikit_image": row["ratio"]}
+        for name, row in rows.items()
     }
 
 
@@ -56,13 +49,15 @@ def segmentations(p: Profile, photos: np.ndarray) -> dict[str, np.ndarray]:
     images, arrays = to_tensor(photos), photos / 255
     labels = [segmentation.segment_slic(a, p.segments) for a in arrays]
     counts = [len(np.unique(one)) for one in labels]
-    full = [superpixels.slic(image[None], n)[0] for image, n in zip(images, counts)]
-    half = [superpixels.slic(F.avg_pool2d(image[None], 2), n)[0] for image, n in zip(images, counts)]
+    full, half = (
+        torch.cat([superpixels.slic(image[None], n) for image, n in zip(batch, counts)]).numpy()
+        for batch in (images, F.avg_pool2d(images, 2))
+    )
     return {
-        TORCH: torch.stack(full).numpy(),
+        TORCH: full,
         SCIKIT: np.stack(labels),
         FELZENSZWALB: np.stack([segmentation.segment_felzenszwalb(a, n) for a, n in zip(arrays, counts)]),
-        HALF: torch.stack(half).numpy().repeat(2, axis=1).repeat(2, axis=2),
+        HALF: half.repeat(2, axis=1).repeat(2, axis=2),
     }
 
 
@@ -97,12 +92,11 @@ MOST_STEPS = 1000  # of these runs: enough to see whether the curves part
 COMPARED = ("kid_cartoon", "landmark_error", "content_distance")
 
 
-def precision_runs(report: Report, faces, cartoons, progress: Callable) -> dict[tuple[str, int], store.Run]:
-    """(precision, seed) -> a run in each precision, from as many seeds as the profile has repeats, three at most.
+def precision_rows(p: Profile) -> dict[str, dict[str, Profile]]:
+    """Precision -> title -> profile, as groups of the ablation table; from as many seeds as repeats, three at most.
 
-    Half as long as the profile's pretraining, its structure start and its rows of the ablation table.
+    Half as long as the profile's pretraining, its structure start and its rows of that table.
     """
-    p, runs = report.profile.of(cartoons.name), {}
     changes = {
         "train_steps": min(p.ablation_steps // 2, MOST_STEPS),
         "pretrain_steps": min(p.pretrain_steps // 2, MOST_STEPS),
@@ -110,42 +104,21 @@ def precision_runs(report: Report, faces, cartoons, progress: Callable) -> dict[
         "perceptual": p.perceptual if weights_at_hand(p.perceptual) else "efficientnet_lite0",
     }
     changes["log_every"] = max(1, changes["train_steps"] // 20)
-    for seed in range(p.seed, p.seed + min(p.bench_repeats, 3)):
-        for precision in PRECISIONS:
-            variant = p.replace(precision=precision, seed=seed, **changes)
-            title = f"{precision}, seed {seed}"
-            runs[precision, seed] = training.train(
-                variant, report.runs, faces, cartoons, cartoons.name, title, progress
-            )
-    return runs
-
-
-def precision_metrics(report: Report, runs: dict, faces, cartoons) -> list[dict]:
-    """What the runs made of the held-out photos: by metric and seed both values and their difference."""
-    p, device = report.profile, report.device
-    photos, drawings = (center_crop(images.part("test"), p.size) for images in (faces, cartoons))
-    embedder = features.EfficientNetLite0().to(device)
-    detector = FaceApiLandmarks().to(device)
-    evaluator = metrics.Evaluator(photos, drawings, embedder, embedder, detector, device)
-    found = {
-        key: evaluator.measure(metrics.generate(run.generator(device), photos, device)) for key, run in runs.items()
+    seeds = range(p.seed, p.seed + min(p.bench_repeats, 3))
+    return {
+        name: {f"{name}, seed {seed}": p.replace(precision=name, seed=seed, **changes) for seed in seeds}
+        for name in PRECISIONS
     }
-    rows = []
-    for metric in COMPARED:
-        for seed in sorted({seed for _, seed in runs}):
-            both = {precision: found[precision, seed][metric] for precision in PRECISIONS}
-            both["bf16 - fp32"] = both["bf16"].minus(both["fp32"])
-            cells = {name: {"value": e.value, "low": e.low, "high": e.high} for name, e in both.items()}
-            rows.append({"metric": metric, "seed": seed, "n": len(photos), **cells})
-    return rows
 
 
 def precision_effect(rows: list[dict]) -> dict[str, dict]:
-    """By metric: the mean difference between the precisions over seeds, and by how much fp32 differs between seeds."""
+    """By metric: differences between the precisions over seeds, and by how much fp32 differs between seeds.
+
+    rows: what report.ablations.measure returns of these groups.
+    """
     effect = {}
-    for metric in dict.fromkeys(row["metric"] for row in rows):
-        own = [row for row in rows if row["metric"] == metric]
-        differences = [row["bf16 - fp32"]["value"] for row in own]
-        values = [row["fp32"]["value"] for row in own]
-        effect[metric] = {"difference": spread(differences), "between_seeds": max(values) - min(values)}
+    for metric in COMPARED:
+        own = [[row["value"] for row in rows if (row["group"], row["metric"]) == (p, metric)] for p in PRECISIONS]
+        differences = spread(half - full for full, half in zip(*own))
+        effect[metric] = {"difference": differences, "between_seeds": max(own[0]) - min(own[0])}
     return effect

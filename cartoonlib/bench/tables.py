@@ -1,7 +1,7 @@
 """The tables of notebook 06, in markdown."""
 
 from ..report import tables
-from ..report.tables import interval, number
+from ..report.tables import number
 from .comparisons import TORCH
 from .drawing import WAYS
 
@@ -22,14 +22,14 @@ def median_and_range(values: dict[str, float]) -> str:
 
 
 def table(first: str, rows: dict[str, dict], *keys: str) -> str:
-    """A line for each row, its name in the first column, then texts, numbers, spreads or intervals of some keys."""
+    """A line for each row, its name in the first column, then texts, numbers or spreads of some keys."""
     lines = [[name, *(_text(row.get(key, "")) for key in keys)] for name, row in rows.items()]
     return tables.table([first, *(TITLES.get(key, key) for key in keys)], lines)
 
 
 def _text(value: str | float | dict) -> str:
     if isinstance(value, dict):
-        return interval(value) if "value" in value else median_and_range(value)
+        return median_and_range(value)
     return value if isinstance(value, str) else number(value)
 
 
@@ -54,22 +54,13 @@ def quality_table(quality: dict[str, dict]) -> str:
     return table("mean (against scikit-image's SLIC)", rows, *next(iter(rows.values())))
 
 
-def precision_table(rows: list[dict]) -> str:
-    """Of what comparisons.precision_metrics returns."""
-    named = {f"{row['metric']}, seed {row['seed']}": row for row in rows}
-    return table(f"n = {rows[0]['n']}, 95 % bootstrap intervals over photos", named, "fp32", "bf16", "bf16 - fp32")
-
-
 def photo_table(rows: list[dict]) -> str:
     """Of what drawing.measure returns: a line a size, with seconds and peak memory of every way."""
     lines: dict[str, dict] = {}
     for row in rows:
         size = f"{row['width']} x {row['height']}, {number(row['height'] * row['width'] / 1e6)} MP"
-        line = lines.setdefault(size, dict.fromkeys(WAYS, "not tried"))
-        if "failed" in row:
-            line[row["way"]] = row["failed"]
-        else:
-            line[row["way"]] = f"{number(row['seconds']['median'])} s, {number(row['peak_mb'] / 1000)} GB"
+        found = row.get("failed") or f"{number(row['seconds']['median'])} s, {number(row['peak_mb'] / 1000)} GB"
+        lines.setdefault(size, dict.fromkeys(WAYS, "not tried"))[row["way"]] = found
     return table("photo", lines, *WAYS)
 
 
