@@ -1,4 +1,4 @@
-"""`python -m cartoonlib.bench` runs notebooks/06_performance.ipynb with the profile `bench` and keeps its numbers.
+"""`python -m cartoonlib.bench` runs notebooks/07_performance.ipynb with the profile `bench` and keeps its numbers.
 
 They become results/bench/<cpu|cuda>.json.
 """
@@ -13,7 +13,7 @@ from ..report.tables import last_line
 
 def bench() -> None:
     """Run the notebook with the profile `bench` and keep its numbers by kind of device."""
-    name, folder = "06_performance.ipynb", files.RESULTS / "bench"
+    name, folder = "07_performance.ipynb", files.RESULTS / "bench"
     execute(files.NOTEBOOKS / name, folder / "notebooks" / name, "bench")
     text = (folder / "performance.json").read_text(encoding="utf-8")
     numbers = json.loads(text)["performance"]

@@ -1,4 +1,4 @@
-"""The figures of notebook 06."""
+"""The figures of notebook 07."""
 
 import matplotlib.pyplot as plt
 import numpy as np

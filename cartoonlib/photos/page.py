@@ -1,4 +1,4 @@
-"""What the page of notebook 00 does behind its buttons: read a photo, draw it, show it, save its cartoon."""
+"""What the page of notebook 08 does behind its buttons: read a photo, draw it, show it, save its cartoon."""
 
 import io
 from pathlib import Path

@@ -102,7 +102,7 @@ def test_a_row_that_collapsed_leaves_nothing_to_compare_with():
     assert goal["met"] is None and goal["stopped"] == "original" and goal["limit"] is None
     assert tables.goal_texts(goal) | {"goal": ""} == {
         "goal": "", "style": "anime", "met": "nothing to compare with",
-        "found": "the row `original` collapsed to a flat picture (notebook 4)",
+        "found": "the row `original` collapsed to a flat picture (notebook 5)",
     }  # fmt: skip
 
 
