@@ -17,10 +17,8 @@ from .tables import number
 
 
 class Push(NamedTuple):
-    """A loss on N pictures, one at a time."""
-
-    values: list[float]
-    gradient: Tensor  # of the values with respect to the pictures, (N, 3, S, S)
+    values: list[float]  # of a loss on N pictures, one at a time
+    gradient: Tensor  # with respect to the pictures, (N, 3, S, S)
 
 
 def push(loss: Callable, output: Tensor, photo: Tensor, target: Tensor) -> Push:
@@ -40,33 +38,30 @@ def heat_map(gradient: Tensor) -> np.ndarray:
     """
     lighter = -gradient.sum(dim=1)
     full = lighter.abs().flatten(1).quantile(0.99, dim=1).clamp(min=1e-12)
-    colours = plt.get_cmap("PuOr_r")((lighter / full[:, None, None] / 2 + 0.5).clamp(0, 1).numpy())
-    return (colours[..., :3] * 255).round().astype(np.uint8)
+    colours = plt.get_cmap("PuOr_r")((lighter / full[:, None, None] / 2 + 0.5).clamp(0, 1).numpy(), bytes=True)
+    return colours[..., :3]
 
 
 def push_figure(photos: np.ndarray, seen: dict[str, np.ndarray], pushes: dict[str, Push]) -> plt.Figure:
     """Photos, what the losses see (title -> pictures), and where each loss pushes, with its values above."""
-    titles = {name: f"{name} pushes".replace("_", " ") for name in pushes}
-    maps = {titles[name]: heat_map(found.gradient) for name, found in pushes.items()}
-    notes = {titles[name]: " and ".join(map(number, found.values)) for name, found in pushes.items()}
-    return comparison(photos, seen | maps, notes)
+    titled = {f"{name} pushes".replace("_", " "): found for name, found in pushes.items()}
+    maps = {title: heat_map(found.gradient) for title, found in titled.items()}
+    return comparison(photos, seen | maps, {title: " and ".join(map(number, f.values)) for title, f in titled.items()})
 
 
 def descend(
-    loss: Callable, output: Tensor, photo: Tensor, target: Tensor, steps: int = 40, rate: float = 0.02, shown: int = 5
-) -> tuple[dict[int, np.ndarray], list[float]]:
+    loss: Callable, output: Tensor, photo: Tensor, target: Tensor, steps: int = 40, rate: float = 0.02
+) -> tuple[list[np.ndarray], list[float]]:
     """Move the pixels of `output` by Adam so that a loss falls, and nothing else is asked.
 
-    Returns step -> pictures, `shown` of them besides the start, and the loss before each step and after the last one.
+    Returns the pictures, uint8, and the loss, at the start and after each step.
     """
-    pixels = output.clone().requires_grad_()
+    pixels, pictures, values = output.clone().requires_grad_(), [], []
     optimizer = torch.optim.Adam([pixels], rate)
-    pictures, values = {0: to_uint8(pixels)}, []
-    for step in range(1, steps + 1):
+    for _ in range(steps + 1):
         value = loss(pixels, photo, target)
+        pictures.append(to_uint8(pixels))
+        values.append(value.item())
         (pixels.grad,) = torch.autograd.grad(value, pixels)
         optimizer.step()
-        values.append(value.item())
-        if step * shown % steps < shown:
-            pictures[step] = to_uint8(pixels)
-    return pictures, [*values, loss(pixels, photo, target).item()]
+    return pictures, values

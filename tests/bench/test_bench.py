@@ -16,7 +16,7 @@ from cartoonlib import files
 from cartoonlib.bench import __main__ as command
 from cartoonlib.bench import comparisons, figures, measuring, original, scaling, steps
 from cartoonlib.bench import tables as bench_tables
-from cartoonlib.bench.__main__ import bench, main
+from cartoonlib.bench.__main__ import main
 from cartoonlib.profile import Profile
 from cartoonlib.report import tables
 from cartoonlib.runs.profiles import load_profile
@@ -282,7 +282,8 @@ def test_the_last_line_is_the_promised_one(tmp_path, monkeypatch, capsys):
         (tmp_path / "bench" / "performance.json").write_text(json.dumps(content), encoding="utf-8")
 
     monkeypatch.setattr(command, "execute", notebook)
-    bench()
+    monkeypatch.setattr(sys, "argv", ["bench"])
+    main()
     assert capsys.readouterr().out.splitlines()[-1] == "ratio_to_original_step 5.13 (4.50-6.00) on cpu"
     assert json.loads((tmp_path / "bench" / "cpu.json").read_text(encoding="utf-8")) == content
 
