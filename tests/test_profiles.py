@@ -103,7 +103,7 @@ def test_a_style_may_set_weights_and_steps_for_itself():
     assert base.of("lorelei").look == Look(**base.look.model_dump() | {"ink": 0.5})
     assert base.of("adventurer") == base.replace(style_settings={}) == load_profile("quick", {"style_settings": {}})
     assert ablation_rows(base) == ablation_rows(load_profile("quick"))
-    assert not set(OF_A_STYLE) & set(PRETRAIN_SETTINGS)  # one pretraining for all styles, that of notebook 02
+    assert not set(OF_A_STYLE) & set(PRETRAIN_SETTINGS)  # one pretraining for all styles, that of notebook 03
     assert not set(Look.model_fields) & set(PRETRAIN_SETTINGS)
     assert profile_of(json.loads(json.dumps(base.model_dump()))) == base
     wrong = {"of type float": "4", "0 or more": -1}

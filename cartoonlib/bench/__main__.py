@@ -1,7 +1,4 @@
-"""`python -m cartoonlib.bench` runs notebooks/06_performance.ipynb with the profile `bench` and keeps its numbers.
-
-They become results/bench/<cpu|cuda>.json.
-"""
+"""`python -m cartoonlib.bench`: notebook 07 with the profile `bench`, its numbers to results/bench/<cpu|cuda>.json."""
 
 import json
 import sys
@@ -15,7 +12,7 @@ def main() -> None:
     with files.one_sentence():
         if sys.argv[1:]:
             raise files.InputError("Give nothing: the benchmark has its settings in profiles/bench.yaml.")
-        name, folder = "06_performance.ipynb", files.RESULTS / "bench"
+        name, folder = "07_performance.ipynb", files.RESULTS / "bench"
         execute(files.NOTEBOOKS / name, folder / "notebooks" / name, "bench")
         text = (folder / "performance.json").read_text(encoding="utf-8")
         numbers = json.loads(text)["performance"]

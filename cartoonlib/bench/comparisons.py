@@ -1,4 +1,4 @@
-"""Superpixels against scikit-image's, and bf16 against float32: measured here for notebook 06."""
+"""Superpixels against scikit-image's, and bf16 against float32: measured here for notebook 07."""
 
 from collections.abc import Callable
 from functools import partial

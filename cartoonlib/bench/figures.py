@@ -1,9 +1,8 @@
-"""The figures of notebook 06."""
+"""The figures of notebook 07."""
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 from skimage.segmentation import mark_boundaries
 
 from ..profile import Profile
@@ -76,19 +75,4 @@ def growth_figure(rows: list[dict], fit: dict) -> plt.Figure:
     panels[0].yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_locator=NullLocator())
     panels[3].set(ylabel="peak memory, GB", ylim=(0, max(row.get("peak_mb", 0) for row in rows) / 920))
     panels[3].legend(loc="lower right")
-    return figure
-
-
-@styled
-def precision_curves(logs: dict[str, list[dict]], keys: list[str]) -> plt.Figure:
-    """A panel a loss, a line a run (title -> log, see comparisons.precision_rows): float32 full, bf16 dashed."""
-    figure, panels = panel_grid(WIDTH, 2.3, 1, len(keys))
-    looks = {"fp32": {"color": COLORS["content"]}, "bf16": {"color": COLORS["anchor"], "ls": "--"}}
-    for ax, key in zip(panels, keys):
-        for title, rows in logs.items():
-            ax.plot([row["step"] for row in rows], [row[key] for row in rows], lw=1.2, **looks[title.split(",")[0]])
-        ax.set_title(key.replace("d_", "D: "))
-        ax.xaxis.set_major_locator(MaxNLocator(3, integer=True))
-    figure.supxlabel("step", fontsize=9)
-    figure.legend([Line2D([], [], **look) for look in looks.values()], looks, loc="outside upper right", ncols=2)
     return figure

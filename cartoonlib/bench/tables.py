@@ -1,4 +1,4 @@
-"""The tables of notebook 06, in markdown."""
+"""The tables of notebook 07, in markdown."""
 
 from ..report import tables
 from ..report.tables import number

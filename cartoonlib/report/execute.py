@@ -5,7 +5,6 @@ Every stage inside is idempotent, so a run that was stopped goes on where it was
 
 import contextlib
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -15,7 +14,10 @@ import nbformat
 
 from .. import features, files, landmarks
 from ..files import InputError, lock, write_atomic
+from ..runs.parallel import show_line
 from ..runs.profiles import load_profile
+
+NAMED = "[0-9][0-9]_*[a-z].ipynb"  # the notebooks in the order in which they run, without copies of them
 
 
 class _OneLine:
@@ -23,12 +25,7 @@ class _OneLine:
 
     def write(self, text: str) -> None:
         for line in filter(None, text.splitlines()):
-            if sys.stderr.isatty():
-                width = shutil.get_terminal_size().columns - 1
-                sys.stderr.write("\r" + f"    {line}"[:width].ljust(width))
-            else:
-                sys.stderr.write(f"    {line}\n")
-        sys.stderr.flush()
+            show_line(f"    {line}")
 
     def flush(self) -> None:
         sys.stderr.flush()
@@ -113,8 +110,7 @@ def reproduce(profile: str) -> None:
     features.PERCEPTUAL[settings.perceptual]()  # these two read their weights
     landmarks.landmark_network(settings.landmarks)
     folder, started = files.RESULTS / profile, time.monotonic()
-    first, *others = sorted(files.NOTEBOOKS.glob("[0-9]*.ipynb"))
-    notebooks = [*others, first]  # 00 draws with the generators that 05 publishes
+    notebooks = sorted(files.NOTEBOOKS.glob(NAMED))
     with lock(folder / ".lock", f"Another process is making {folder}: wait until it has ended, or stop it."):
         for number, notebook in enumerate(notebooks, start=1):
             minutes = (time.monotonic() - started) / 60

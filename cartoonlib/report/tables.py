@@ -112,12 +112,10 @@ def goals_markdown(goals: list[dict]) -> str:
 
 
 def goal_texts(goal: dict) -> dict[str, str]:
-    """A goal as texts: goal, style, found, met.  One out of a file of before goals held numbers has them already."""
+    """A goal as texts: goal, style, found, met."""
     name = goal["goal"]
-    if "found" in goal:
-        return goal
     if "stopped" in goal:
-        found = f"the row `{goal['stopped']}` collapsed to a flat picture (notebook 4)"
+        found = f"the row `{goal['stopped']}` collapsed to a flat picture (notebook 5)"
     elif "reference" in goal:
         found = f"{interval(goal)} and {interval(goal['reference'])}"
     else:

@@ -276,7 +276,7 @@ def test_the_last_line_is_the_promised_one(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(files, "RESULTS", tmp_path)
 
     def notebook(_source, target, profile):
-        assert (target.name, profile) == ("06_performance.ipynb", "bench")
+        assert (target.name, profile) == ("07_performance.ipynb", "bench")
         (tmp_path / "bench").mkdir()
         (tmp_path / "bench" / "performance.json").write_text(json.dumps(content), encoding="utf-8")
 
