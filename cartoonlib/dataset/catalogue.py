@@ -10,6 +10,7 @@ import yaml
 from .. import files
 from ..files import InputError
 from ..media.films import VIDEOS
+from ..media.listing import told, walk
 from ..media.pictures import suffixes
 
 
@@ -73,16 +74,23 @@ def style_name(style: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", Path(style).stem.lower()).strip("_") or "folder"
 
 
-def listing(source: Source) -> list[Path]:
-    """The image files of a set that lies in a folder, sorted. Raises InputError if there is none."""
+def listing(source: Source) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """The image files of a set that lies in a folder, and what is passed over there; see media.listing.walk.
+
+    Raises InputError if there is no image.
+    """
     if not source.path.is_dir():
         raise InputError(f"{source.title}: there is no folder {source.path}. {source.get}")
-    readable = suffixes()
-    paths = sorted(path for path in source.path.glob(source.glob) if path.suffix.lower() in readable)
-    found = [path for path in paths if path.is_file() and not path.name.startswith(".")]
+    problems: list[str] = []
+    found, passed = walk(source.path, suffixes(), problems)
+    passed += [(source.path, problem) for problem in problems]
+    if source.glob != Source.glob:
+        wanted = set(source.path.glob(source.glob))
+        found = [path for path in found if path in wanted]
     if not found:
-        raise InputError(f"{source.title}: the folder {source.path} holds no images. {source.get}")
-    return found
+        others = f" (passed over: {told(passed)})" if passed else ""
+        raise InputError(f"{source.title}: the folder {source.path} holds no images{others}. {source.get}")
+    return found, passed
 
 
 def fingerprint(source: Source) -> list:
@@ -91,9 +99,12 @@ def fingerprint(source: Source) -> list:
         return []
     if source.path.is_file():
         return _stamp(source.path)
-    return [[path.relative_to(source.path).as_posix(), *_stamp(path)] for path in listing(source)]
+    return [[path.relative_to(source.path).as_posix(), *_stamp(path)] for path in listing(source)[0]]
 
 
 def _stamp(path: Path) -> list[int]:
-    status = path.stat()
+    try:
+        status = path.stat()
+    except OSError:
+        return [0, 0]  # a link to nothing
     return [status.st_size, status.st_mtime_ns]

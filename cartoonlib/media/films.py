@@ -4,13 +4,27 @@ import contextlib
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from ..files import InputError
 
-VIDEOS = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg"}
+VIDEOS = {
+    ".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".3gp", ".3g2", ".wmv",
+    ".asf", ".flv", ".ogv", ".mpe", ".m2v", ".vob",
+}  # fmt: skip
 HDR = (9, 10, 16, 18)  # BT.2020's matrices; the transfer curves PQ and HLG
+STILLS = ("mjpeg", "png", "bmp", "gif", "webp", "tiff")  # codecs of covers, and of films that have no other picture
+SHORT = 0.5  # seconds that a film may be shorter than its file states
+
+
+class Span(NamedTuple):
+    """Seconds at which a film's first frame begins and its last one ends; a sentence when its file ends early, or ""."""
+
+    begin: Fraction
+    end: Fraction
+    note: str
 
 
 @contextlib.contextmanager
@@ -25,25 +39,46 @@ def open_film(path: Path) -> Iterator[tuple]:
         raise InputError(f"it cannot be read as a video ({getattr(error, 'strerror', None) or error})") from None
     with container:
         still = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
-        stream = next((stream for stream in container.streams.video if not stream.disposition & still), None)
+        pictures = [s for s in container.streams.video if s.codec_context and not s.disposition & still]
+        stream = min(pictures, key=lambda s: s.codec_context.name in STILLS, default=None)
         if stream is None:
-            raise InputError("there is no picture in this video")
+            raise InputError("there is no picture in this video that can be read")
         stream.thread_type = "AUTO"
         yield container, stream
 
 
-def span(path: Path) -> tuple[Fraction, Fraction]:
-    """Seconds at which a film's first frame begins and its last one ends, by its packets, for headers may be wrong."""
+def packets(container, *streams) -> Iterator:
+    """A film's packets, of some streams or all, as far as they can be read."""
     import av
 
-    times, last = [], 0
-    with open_film(path) as (container, stream), contextlib.suppress(av.error.FFmpegError):
-        for packet in container.demux(stream):
+    with contextlib.suppress(av.error.FFmpegError):
+        yield from container.demux(*streams)
+
+
+def span(path: Path) -> Span:
+    """When a film begins and ends, by its packets, for headers may be wrong; and whether they state more than there is.
+
+    What they state is the length of each stream, or, where they are silent about that, the end of the whole film.
+    """
+    begins, ends = {}, {}  # by stream
+    with open_film(path) as (container, stream):
+        for packet in packets(container):
             time = packet.dts if packet.pts is None else packet.pts
             if time is not None and not packet.is_discard:
-                times.append(time)
-                last = max(last, time + (packet.duration or 0))
-    return min(times, default=0) * stream.time_base, last * stream.time_base
+                begin, key = time * packet.time_base, packet.stream.index
+                begins[key] = min(begins.get(key, begin), begin)
+                ends[key] = max(ends.get(key, 0), begin + (packet.duration or 0) * packet.time_base)
+        pairs = [
+            (ends.get(s.index, 0) - begins.get(s.index, 0), s.duration * s.time_base)
+            for s in (stream, *container.streams.audio)
+            if s.duration
+        ]
+        if not stream.duration and container.duration:
+            pairs.append((max(ends.values(), default=0), Fraction(container.duration, 10**6)))
+        found, stated = min(pairs, key=lambda pair: pair[0] - pair[1], default=(0, 0))
+        early = stated - found > SHORT
+        note = f"it breaks off after {float(found):.1f} of the {float(stated):.1f} s that its file states" if early else ""
+        return Span(begins.get(stream.index, Fraction(0)), ends.get(stream.index, Fraction(0)), note)
 
 
 def matrix(frame) -> int:

@@ -32,8 +32,10 @@ def run(options: argparse.Namespace, problems: list[str]) -> None:
     output = Path(os.path.expanduser(options.output))
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file: give a folder for the cartoons with -o.")
-    pairs, refused = folders.find(options.photos, output, Path(options.style).stem, options.overwrite)
+    pairs, refused, notes = folders.find(options.photos, output, Path(options.style).stem, options.overwrite)
     problems += refused
+    for note in notes:
+        print(note, file=sys.stderr)
     missing = pairs if options.overwrite else [pair for pair in pairs if not _is_drawn(pair[1])]
     if len(missing) < len(pairs):
         drawn = len(pairs) - len(missing)
@@ -88,15 +90,17 @@ def _reason(error: Exception) -> str:
 
 
 def _draw_photo(path: Path, target: Path, generator, options: argparse.Namespace, bar: tqdm) -> None:
-    photo, alpha = read_picture(path)
+    notes: list[str] = []
+    photo, alpha = read_picture(path, notes=notes)
     cartoon = None
     if options.faces:
         cartoon = faces_only(generator, photo, options.strength, options.memory)
         if cartoon is None:
-            bar.write(f"{path}: no face found, so the whole picture is drawn", file=sys.stderr)
+            notes.append("no face found, so the whole picture is drawn")
     if cartoon is None:
         cartoon = cartoonize(generator, photo, options.strength, options.scale, options.memory, bar.update)
     formats.write(target if alpha is None else formats.with_alpha(target), cartoon, alpha)
+    _tell(path, notes, bar)
 
 
 def _draw_film(path: Path, target: Path, generator, options: argparse.Namespace, bar: tqdm) -> None:
@@ -106,5 +110,9 @@ def _draw_film(path: Path, target: Path, generator, options: argparse.Namespace,
         raise InputError("--faces is for photos: faces found anew in each frame would flicker")
     scale = options.scale or usual_scale(video.first_frames(path))
     settings = {"strength": options.strength, "scale": scale, "memory": options.memory}
-    for note in video.convert(path, target, partial(cartoonize, generator, **settings), bar.update):
+    _tell(path, video.convert(path, target, partial(cartoonize, generator, **settings), bar.update), bar)
+
+
+def _tell(path: Path, notes: list[str], bar: tqdm) -> None:
+    for note in notes:
         bar.write(f"{path}: {note}", file=sys.stderr)

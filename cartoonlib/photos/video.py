@@ -1,6 +1,7 @@
 """A video in, its cartoon out: frame by frame, with its sound, its timing and its size."""
 
 import contextlib
+import io
 import itertools
 import os
 from collections.abc import Callable, Iterator
@@ -32,73 +33,71 @@ def convert(
 ) -> list[str]:
     """Write a copy of a video with every frame drawn anew, whole or not at all; a run that is stopped begins again.
 
-    Frames keep their times, also at a variable rate, and are turned upright as the file says. The sound is copied.
+    Frames keep their times, also at a variable rate, and are turned upright as the file says. Sound, subtitles, titles
+    and languages are copied.
 
     Args:
         draw: a frame, uint8 (H, W, 3) RGB -> the same.
         progress: is told the part of the whole that each frame is.
 
-    Returns sentences on what was left out: sound that cannot be copied, frames that cannot be read.
+    Returns sentences on what was left out: tracks that cannot be copied, frames that cannot be read, a missing end.
     """
     part = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
+    span = films.span(path)
     try:
         with films.open_film(path) as (source, picture):
             target.parent.mkdir(parents=True, exist_ok=True)
             with av.open(str(part.absolute()), "w") as output:
-                copy = _Copy(source, picture, output, films.span(path), draw, progress)
+                copy = _Copy(source, picture, output, span, draw, progress)
                 copy.run()
         if not copy.frames:
             raise InputError("no frame of this video can be read")
         os.replace(part, target)
     except (av.error.InvalidDataError, ValueError) as error:
-        raise InputError(f"it cannot be read as a video ({_said(error)})") from None
+        raise InputError(f"it cannot be read as a video ({getattr(error, 'strerror', None) or error})") from None
     finally:
         part.unlink(missing_ok=True)
-    if copy.broken:
-        copy.notes.append(f"pieces left out because they cannot be read: {copy.broken}")
-    return copy.notes
-
-
-def _said(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
+    broken = f"pieces left out because they cannot be read: {copy.broken}" if copy.broken else ""
+    return [note for note in (copy.left_out, broken, span.note) if note]
 
 
 class _Copy:
     """What is known while a video is copied: the encoder, which needs the first frame, and the time of the last one."""
 
-    def __init__(self, source, picture, output, span: tuple, draw: Callable, progress: Callable | None):
+    def __init__(self, source, picture, output, span: films.Span, draw: Callable, progress: Callable | None):
         self.source, self.picture, self.output, self.draw, self.progress = source, picture, output, draw, progress
-        self.begin, self.end = span
-        self.encoder, self.waiting, self.notes = None, [], []
+        self.span, self.encoder, self.waiting, self.copies = span, None, [], {}
         self.rate = picture.average_rate or 25
         self.frames, self.broken, self.last, self.told = 0, 0, None, 0.0
-        self.sounds = {}
-        for stream in source.streams.audio:
-            try:
-                self.sounds[stream.index] = output.add_stream_from_template(stream)
-            except (av.error.FFmpegError, ValueError) as error:
-                self.notes.append(f"its sound cannot be copied ({_said(error)}) and is left out")
+        others = [stream for stream in source.streams if stream.index != picture.index]
+        self.kept = {stream.index: stream for stream in others if _can_hold(output.format.name, stream)}
+        names = [_name(stream) for stream in others if stream.index not in self.kept]
+        self.left_out = f"tracks that its cartoon cannot hold and is without: {', '.join(names)}" if names else ""
 
     def run(self) -> None:
-        streams = [self.picture, *(stream for stream in self.source.streams.audio if stream.index in self.sounds)]
-        for packet in self.source.demux(streams):
-            if packet.stream.index in self.sounds:
+        for packet in films.packets(self.source, self.picture, *self.kept.values()):
+            if packet.stream.index in self.kept:
                 if packet.dts is not None:
-                    packet.stream = self.sounds[packet.stream.index]
                     self.waiting.append(packet)
-                if self.encoder is not None:  # all streams must be there before the first packet
-                    self.output.mux(self.waiting)
-                    self.waiting.clear()
-                continue
-            try:
-                frames = packet.decode()
-            except av.error.InvalidDataError:
-                self.broken += 1
-                continue
-            for frame in frames:
-                self._frame(frame)
+            else:
+                try:
+                    frames = packet.decode()
+                except av.error.InvalidDataError:
+                    self.broken += 1
+                    continue
+                for frame in frames:
+                    self._frame(frame)
+            self._pass_on()
         if self.encoder is not None:
-            self.output.mux([*self.waiting, *self.encoder.encode(None)])
+            self.output.mux(self.encoder.encode(None))
+
+    def _pass_on(self) -> None:
+        """Copy the packets that wait, as soon as all tracks are there, which is before the first packet."""
+        if self.encoder is not None:
+            for packet in self.waiting:
+                packet.stream = self.copies[packet.stream.index]
+                self.output.mux(packet)
+            self.waiting.clear()
 
     def _frame(self, frame) -> None:
         """Draw a frame and write it at its own time, the first of two that have the same."""
@@ -112,19 +111,22 @@ class _Copy:
         if self.last is not None and time <= self.last:
             return
         drawn = av.VideoFrame.from_ndarray(self.draw(pixels), format="rgb24")
-        matrix = self.encoder.codec_context.colorspace
-        drawn = drawn.reformat(format=self.encoder.pix_fmt, dst_colorspace=matrix, dst_color_range=ColorRange.MPEG)
+        encoder = self.encoder
+        drawn = drawn.reformat(
+            encoder.width, encoder.height, encoder.pix_fmt,  # a film may change its size on the way
+            dst_colorspace=encoder.codec_context.colorspace, dst_color_range=ColorRange.MPEG,
+        )  # fmt: skip
         drawn.pts, drawn.time_base, drawn.duration = time, self.picture.time_base, length
-        self.output.mux(self.encoder.encode(drawn))
+        self.output.mux(encoder.encode(drawn))
         self.frames, self.last = self.frames + 1, time
-        if self.progress and self.end > self.begin:
-            share = (time * self.picture.time_base - self.begin) / (self.end - self.begin)
+        if self.progress and self.span.end > self.span.begin:
+            share = (time * self.picture.time_base - self.span.begin) / (self.span.end - self.span.begin)
             share = max(self.told, min(1.0, float(share)))
             self.progress(share - self.told)
             self.told = share
 
     def _start(self, height: int, width: int, matrix: int, pixel_shape: Fraction) -> None:
-        """Add the encoder of a film of that size."""
+        """Add the encoder of a film of that size, and the tracks that are kept."""
         if min(height, width) < SMALLEST:
             raise InputError(f"it is {width} x {height} px, and {SMALLEST} each way are needed")
         self.encoder = self.output.add_stream("libx264", rate=self.rate, options=ENCODER)
@@ -133,3 +135,30 @@ class _Copy:
         context = self.encoder.codec_context
         context.time_base, context.sample_aspect_ratio = self.picture.time_base, pixel_shape
         context.colorspace, context.color_range = matrix, ColorRange.MPEG
+        self.copies = {index: self.output.add_stream_from_template(stream) for index, stream in self.kept.items()}
+        copies = [(self.source, self.output), (self.picture, self.encoder)]
+        copies += [(self.kept[index], copy) for index, copy in self.copies.items()]
+        for original, copy in copies:
+            copy.metadata.update({key: text for key, text in original.metadata.items() if key in ("title", "language")})
+        for index, copy in self.copies.items():
+            copy.disposition = self.kept[index].disposition
+
+
+def _can_hold(container: str, stream) -> bool:
+    """Whether a track of sound or subtitles can be copied into a film of such a container."""
+    if stream.type not in ("audio", "subtitle"):
+        return False
+    try:
+        with av.open(io.BytesIO(), "w", format=container) as trial:
+            trial.add_stream_from_template(stream)
+            trial.start_encoding()
+        return True
+    except (av.error.FFmpegError, ValueError):
+        return False
+
+
+def _name(stream) -> str:
+    """A track as its user may know it."""
+    codec = stream.codec_context.name if stream.codec_context else "of an unknown kind"
+    kind = {"audio": "sound", "subtitle": "subtitles", "video": "another picture"}.get(stream.type, stream.type)
+    return f"{kind} ({codec})"

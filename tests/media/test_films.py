@@ -109,7 +109,7 @@ def test_a_film_is_turned_and_mirrored_as_its_matrix_says(display, tmp_path):
 def test_the_frames_of_training_are_spread_over_a_film_wherever_it_begins(tmp_path):
     source = film(tmp_path / "film.mkv", frames=40, start=100)
     assert list(training_frames(source, limit=4)) == ["100.00s", "101.00s", "102.00s", "103.00s"]
-    assert films.span(source) == (100, 104)
+    assert films.span(source) == (100, 104, "")
     shares = []
     video.convert(source, tmp_path / "copy.mkv", lambda pixels: pixels, shares.append)
     assert len(shares) == 40 and shares[1] == pytest.approx(1 / 40) and sum(shares) <= 1
@@ -142,7 +142,7 @@ def test_pixels_of_a_film_become_squares_and_its_colours_those_of_its_size(tmp_p
 def test_a_film_that_breaks_off_gives_what_came_before(tmp_path):
     source = film(tmp_path / "film.mkv", frames=100)
     source.write_bytes(source.read_bytes()[: source.stat().st_size * 2 // 3])
-    begin, end = films.span(source)
-    assert begin == 0 and 3 < end < 9
+    begin, end, note = films.span(source)
+    assert begin == 0 and 3 < end < 9 and note.startswith("it breaks off after")
     times = [float(time.rstrip("s")) for time in training_frames(source, limit=4)]
     assert len(times) == 4 and np.diff(times) == pytest.approx(float(end) / 4, abs=0.11)
