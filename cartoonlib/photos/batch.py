@@ -74,11 +74,11 @@ def _draw_all(pairs: list[folders.Pair], generator, options: argparse.Namespace,
             try:
                 draw(path, target, generator, options, bar)
             except Exception as error:  # one file never stops the rest
-                problems.append(f"{path}: {_reason(error)}")
+                problems.append(f"{path}: {reason(error)}")
             bar.update(number - bar.n)
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """Why a file could not be drawn, for its user."""
     if isinstance(error, InputError):
         return str(error)

@@ -1,47 +1,72 @@
 """What the page of notebook 00 does behind its buttons: read a photo, draw it, show it, save its cartoon."""
 
 import io
+import itertools
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from ..files import InputError
 from ..media.pictures import read_picture
 from . import formats
+from .batch import reason
 from .draw import cartoonize, faces_only
 
 SHOWN_SIDE = 1200  # px, the longer side at most of what the page shows
+NAME = 150  # bytes of a photo's name at most that its cartoons are called after; a disk takes some 255 in all
 
 
 class Drawing:
-    """A photo, uint8 (H, W, 3), with its name and its alpha, uint8 (H, W) or None; and the cartoon last made of it."""
+    """A photo, uint8 (H, W, 3), with its name and its alpha, uint8 (H, W) or None; and its cartoon, None without one."""
 
     def __init__(self, name: str, photo: np.ndarray):
-        self.name, self.photo, self.alpha, self.cartoon = name, photo, None, photo
+        self.name, self.photo, self.alpha, self.cartoon, self.notes = name, photo, None, None, []
 
     def read(self, name: str, content: bytes) -> None:
         """Take the photo in a file's content instead. InputError, and nothing changes, when there is none in it."""
-        self.photo, self.alpha = read_picture(io.BytesIO(content))
-        self.name = Path(name).stem
+        notes: list[str] = []
+        self.photo, self.alpha = read_picture(io.BytesIO(content), notes=notes)
+        self.name, self.cartoon, self.notes = os.fsencode(Path(name).stem)[:NAME].decode(errors="ignore"), None, notes
 
     def draw(self, generator, strength: float, scale: float | None, faces: bool) -> str:
         """Make the cartoon, by draw.cartoonize or, with `faces`, by draw.faces_only; returns a note on it, or ""."""
-        faces_drawn = faces_only(generator, self.photo, strength) if faces else None
-        if faces_drawn is not None:
-            self.cartoon = faces_drawn
-            return ""
-        self.cartoon = cartoonize(generator, self.photo, strength, scale)
-        return "No face found, so the whole picture is drawn." if faces else ""
+        notes, self.cartoon = list(self.notes), None
+        if faces:
+            self.cartoon = faces_only(generator, self.photo, strength)
+            notes += ["no face found, so the whole picture is drawn"] if self.cartoon is None else []
+        if self.cartoon is None:
+            self.cartoon = cartoonize(generator, self.photo, strength, scale)
+        return "; ".join(notes)
 
     def save(self, folder: Path, style: str, strength: float) -> Path:
-        """Write the cartoon, in the photo's size, as FOLDER/NAME-STYLE-PERCENT.png. InputError when that fails."""
-        path = folder / f"{self.name}-{style}-{100 * strength:.0f}.png"
+        """Write the cartoon, in the photo's size, as FOLDER/NAME-STYLE-PERCENT.png; a number follows a name that is taken.
+
+        InputError or OSError when that fails.
+        """
+        if self.cartoon is None:
+            raise InputError("there is no cartoon to save")
+        stem = f"{self.name}-{style}-{100 * strength:.0f}"
+        names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+        path = next(path for name in names if not os.path.lexists(path := folder / f"{name}.png"))
         formats.write(path, self.cartoon, self.alpha)
         return path.resolve()
 
 
-def preview(picture: np.ndarray) -> bytes:
-    """A PNG of a picture, uint8 (H, W, 3), made smaller when a side is longer than SHOWN_SIDE."""
+def tried(action: Callable, *arguments) -> str:
+    """What an action returns, as text, or why it failed: the page shows no other sign of an error."""
+    try:
+        return str(action(*arguments))
+    except Exception as error:
+        return reason(error)
+
+
+def preview(picture: np.ndarray | None) -> bytes:
+    """A PNG of a picture, uint8 (H, W, 3), made smaller when a side is longer than SHOWN_SIDE; nothing of none."""
+    if picture is None:
+        return b""
     image, buffer = Image.fromarray(picture), io.BytesIO()
     image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
     image.save(buffer, "PNG")

@@ -3,6 +3,7 @@
 import datetime
 import io
 import json
+import os
 import platform
 import re
 import subprocess
@@ -120,11 +121,16 @@ class Report:
 
 def commit() -> str:
     """The git commit of the code, marked when files other than results differ from it; `none` outside a clone."""
+    # A hook of another repository says by variables that all is about that one; the owner may be another than the user.
+    own = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=files.ROOT, capture_output=True, encoding="utf-8").stdout.strip()
+        command = ["git", "-c", f"safe.directory={files.ROOT}", *arguments]
+        return subprocess.run(command, cwd=files.ROOT, env=own, capture_output=True, encoding="utf-8").stdout.strip()
 
     try:
+        if git("rev-parse", "--show-toplevel") != str(files.ROOT):
+            return "none"  # a copy of the files inside another repository
         changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)results")
         return (git("describe", "--always", "--exclude=*") or "none") + ("-dirty" if changed else "")
     except OSError:

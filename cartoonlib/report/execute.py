@@ -5,8 +5,10 @@ Every stage inside is idempotent, so a run that was stopped goes on where it was
 
 import contextlib
 import os
+import re
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +51,18 @@ def _kernels_write_to(path: Path) -> Iterator[None]:
             sys.stderr = python_stderr
 
 
+def _own_kernel() -> type:
+    """A kernel manager that starts this Python, whatever kernels of the same name its user or the machine has."""
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    class Own(AsyncKernelManager):
+        def _kernel_spec_manager_default(self) -> KernelSpecManager:
+            return KernelSpecManager(kernel_dirs=[])  # then ipykernel's own is left, of this environment
+
+    return Own
+
+
 def execute(notebook: Path, target: Path, profile: str) -> None:
     """Run one notebook with papermill; `target` appears only when it has run to its end.
 
@@ -62,10 +76,15 @@ def execute(notebook: Path, target: Path, profile: str) -> None:
     running = target.with_suffix(".running.ipynb")
     running.parent.mkdir(parents=True, exist_ok=True)
     try:
-        papermill.execute_notebook(
-            notebook, running, {"profile": profile}, cwd=files.NOTEBOOKS, progress_bar=False, stdout_file=_OneLine(),
-            config=Config({"KernelManager": {"transport": "ipc"}}),  # two runs at once cannot take each other's ports
-        )  # fmt: skip
+        # Sockets in a folder of its own: two runs at once cannot take each other's, and the notebooks' stays clean.
+        # Their addresses hold 107 bytes.
+        with tempfile.TemporaryDirectory(dir="/tmp" if len(tempfile.gettempdir()) > 80 else None) as sockets:
+            manager = {"transport": "ipc", "ip": f"{sockets}/kernel"}
+            config = Config({"KernelManager": manager, "NotebookClient": {"kernel_manager_class": _own_kernel()}})
+            papermill.execute_notebook(
+                notebook, running, {"profile": profile}, cwd=files.NOTEBOOKS, progress_bar=False,
+                stdout_file=_OneLine(), config=config,
+            )  # fmt: skip
     except PapermillExecutionError as error:
         text = error.evalue if error.ename in ("InputError", "TrainingStopped") else f"{error.ename}: {error.evalue}"
         where = f"{notebook.name} stopped in cell {error.exec_count}"
@@ -104,6 +123,11 @@ def without_traces(executed: str) -> str:
     return nbformat.writes(content) + "\n"
 
 
+def notebooks_in(folder: Path) -> list[Path]:
+    """The report's notebooks in their order; copies that a user made, such as 03_train-Copy1, are none of them."""
+    return sorted(path for path in folder.glob("*.ipynb") if re.fullmatch(r"\d\d_[a-z_]+", path.stem))
+
+
 def reproduce(profile: str) -> None:
     """Execute every notebook in order and join them to a page; messages and progress go to the terminal.
 
@@ -113,7 +137,7 @@ def reproduce(profile: str) -> None:
     features.PERCEPTUAL[settings.perceptual]()  # these two read their weights
     landmarks.landmark_network(settings.landmarks)
     folder, started = files.RESULTS / profile, time.monotonic()
-    first, *others = sorted(files.NOTEBOOKS.glob("[0-9]*.ipynb"))
+    first, *others = notebooks_in(files.NOTEBOOKS)
     notebooks = [*others, first]  # 00 draws with the generators that 05 publishes
     with lock(folder / ".lock", f"Another process is making {folder}: wait until it has ended, or stop it."):
         for number, notebook in enumerate(notebooks, start=1):
@@ -131,8 +155,7 @@ def join(profile: str) -> Path:
     """Join the executed notebooks of a profile into one self-contained HTML page that opens offline."""
     from nbconvert import HTMLExporter
 
-    executed = sorted((files.RESULTS / profile / "notebooks").glob("[0-9]*.ipynb"))
-    executed = [nbformat.read(path, as_version=4) for path in executed if ".running" not in path.name]
+    executed = [nbformat.read(path, as_version=4) for path in notebooks_in(files.RESULTS / profile / "notebooks")]
     if not executed:
         raise InputError(f"No executed notebook of profile {profile} yet: make reproduce PROFILE={profile} makes them.")
     whole = executed[0]
