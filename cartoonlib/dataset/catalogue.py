@@ -75,21 +75,16 @@ def style_name(style: str) -> str:
 
 
 def listing(source: Source) -> tuple[list[Path], list[tuple[Path, str]]]:
-    """The image files of a set that lies in a folder, and what is passed over there; see media.listing.walk.
-
-    Raises InputError if there is no image.
-    """
+    """The images of a set that lies in a folder, and what is passed over there. Raises InputError if there is none."""
     if not source.path.is_dir():
         raise InputError(f"{source.title}: there is no folder {source.path}. {source.get}")
-    problems: list[str] = []
-    found, passed = walk(source.path, suffixes(), problems)
-    passed += [(source.path, problem) for problem in problems]
+    found, passed = walk(source.path, suffixes())
     if source.glob != Source.glob:
         wanted = set(source.path.glob(source.glob))
         found = [path for path in found if path in wanted]
     if not found:
-        others = f" (passed over: {told(passed)})" if passed else ""
-        raise InputError(f"{source.title}: the folder {source.path} holds no images{others}. {source.get}")
+        others = f"passed over: {told(passed) or 'nothing'}"
+        raise InputError(f"{source.title}: the folder {source.path} holds no images ({others}). {source.get}")
     return found, passed
 
 

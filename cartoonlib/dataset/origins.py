@@ -57,8 +57,8 @@ def raw_images(
     else:
         paths, passed = listing(source)
         found = [(path.relative_to(source.path).as_posix(), path, source.licence) for path in paths]
-        others = [(path.relative_to(source.path).as_posix(), kind) for path, kind in passed]
-        rejected += [{"file": name, "reason": f"passed over: {kind}"} for name, kind in others]
+        names = ((path.relative_to(source.path).as_posix(), kind) for path, kind in passed)
+        rejected += [{"file": name, "reason": f"passed over: {kind}"} for name, kind in names]
     if limit:
         found.sort(key=lambda item: hashlib.sha256(item[0].encode(errors="surrogateescape")).digest())
     return len(found), (RawImage(name, licence, _read(path), decode) for name, path, licence in found)
@@ -113,11 +113,11 @@ def _frames(source: Source, limit: int, rejected: list[dict]) -> tuple[int, Iter
 
 def _frames_at(source: Source, times: list[float], rejected: list[dict]) -> Iterator[RawImage]:
     """For each time, in seconds and rising, the first frame then or later that no earlier time has got."""
-    taken = 0
+    taken, broken = 0, []
     with films.open_film(source.path) as (container, stream):
-        for frame in _decoded(source.path.name, container, stream, rejected):
+        for frame in films.read(container, stream, broken):
             if taken == len(times):
-                return
+                break
             if frame.time is None or frame.time < times[taken]:
                 continue
             taken += 1
@@ -130,17 +130,7 @@ def _frames_at(source: Source, times: list[float], rejected: list[dict]) -> Iter
                 pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
             unpack = partial(np.ndarray, pixels.shape, np.uint8)  # takes the bytes for such an array
             yield RawImage(f"{source.path.name}@{frame.time:.2f}s", source.licence, pixels.tobytes(), unpack)
-
-
-def _decoded(name: str, container, stream, rejected: list[dict]) -> Iterator:
-    """All frames that can be decoded; the pieces that cannot are rejected."""
-    import av
-
-    for packet in films.packets(container, stream):
-        try:
-            yield from packet.decode()
-        except av.error.InvalidDataError:
-            rejected.append({"file": name, "reason": f"unreadable: the piece at {packet.pos} bytes"})
+    rejected += [{"file": source.path.name, "reason": f"unreadable: the piece at byte {place}"} for place in broken]
 
 
 def _drawn_faces(source: Source, side: int) -> Iterator[RawImage]:

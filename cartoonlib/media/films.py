@@ -20,7 +20,7 @@ SHORT = 0.5  # seconds that a film may be shorter than its file states
 
 
 class Span(NamedTuple):
-    """Seconds at which a film's first frame begins and its last one ends; a sentence when its file ends early, or ""."""
+    """Seconds at which a film's first frame begins and its last one ends; and a sentence when its end is missing."""
 
     begin: Fraction
     end: Fraction
@@ -47,38 +47,52 @@ def open_film(path: Path) -> Iterator[tuple]:
         yield container, stream
 
 
-def packets(container, *streams) -> Iterator:
-    """A film's packets, of some streams or all, as far as they can be read."""
+def read(container, stream, broken: list, *others) -> Iterator:
+    """A film's frames, and the packets of other streams, as far as it can be read; `broken` gets pieces that cannot."""
     import av
 
     with contextlib.suppress(av.error.FFmpegError):
-        yield from container.demux(*streams)
+        for packet in container.demux(stream, *others):
+            if packet.stream.index != stream.index:
+                yield packet
+                continue
+            try:
+                frames = packet.decode()
+            except av.error.FFmpegError:
+                broken.append(packet.pos)
+            else:
+                yield from frames
 
 
 def span(path: Path) -> Span:
     """When a film begins and ends, by its packets, for headers may be wrong; and whether they state more than there is.
 
-    What they state is the length of each stream, or, where they are silent about that, the end of the whole film.
+    What they state is the length of the picture, or, where they are silent about that, the end of all streams.
     """
-    begins, ends = {}, {}  # by stream
+    import av
+
+    shown, decoded, furthest = [], [], Fraction(0)  # (begin, end) of the picture's packets, as seen and as stored
     with open_film(path) as (container, stream):
-        for packet in packets(container):
-            time = packet.dts if packet.pts is None else packet.pts
-            if time is not None and not packet.is_discard:
-                begin, key = time * packet.time_base, packet.stream.index
-                begins[key] = min(begins.get(key, begin), begin)
-                ends[key] = max(ends.get(key, 0), begin + (packet.duration or 0) * packet.time_base)
-        pairs = [
-            (ends.get(s.index, 0) - begins.get(s.index, 0), s.duration * s.time_base)
-            for s in (stream, *container.streams.audio)
-            if s.duration
-        ]
-        if not stream.duration and container.duration:
-            pairs.append((max(ends.values(), default=0), Fraction(container.duration, 10**6)))
-        found, stated = min(pairs, key=lambda pair: pair[0] - pair[1], default=(0, 0))
-        early = stated - found > SHORT
-        note = f"it breaks off after {float(found):.1f} of the {float(stated):.1f} s that its file states" if early else ""
-        return Span(begins.get(stream.index, Fraction(0)), ends.get(stream.index, Fraction(0)), note)
+        with contextlib.suppress(av.error.FFmpegError):
+            for packet in container.demux():
+                seen = packet.dts if packet.pts is None else packet.pts
+                if seen is None or packet.is_discard:
+                    continue
+                pairs = [(time, time + (packet.duration or 0)) for time in (seen, packet.dts) if time is not None]
+                pairs = [(begin * packet.time_base, end * packet.time_base) for begin, end in pairs]
+                furthest = max(furthest, pairs[0][1])
+                if packet.stream.index == stream.index:
+                    shown.append(pairs[0])
+                    decoded.append(pairs[-1])
+        found, stated = furthest, Fraction(container.duration or 0, 10**6)
+        if stream.duration:  # where some are missing, those that are shown leave gaps, but not those that are stored
+            found = decoded[-1][1] - decoded[0][0] if decoded else Fraction(0)
+            stated = stream.duration * stream.time_base
+            if container.format.name == "avi" and stream.average_rate:  # whose length FFmpeg shortens by the file's
+                stated = stream.frames / stream.average_rate
+    note = f"it breaks off after {float(found):.1f} of the {float(stated):.1f} s that its file states"
+    begin, end = min(shown, default=(Fraction(0),))[0], max((end for _, end in shown), default=Fraction(0))
+    return Span(begin, end, note if stated - found > SHORT else "")
 
 
 def matrix(frame) -> int:

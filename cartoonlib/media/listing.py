@@ -1,48 +1,34 @@
 """Which files of a folder are read, whoever asks, and which are passed over."""
 
 import os
-import stat
-from collections.abc import Iterable
+from collections import Counter
 from pathlib import Path
 
+UNREADABLE = "folders that cannot be read"
 
-def walk(
-    folder: Path, readable: set[str], problems: list[str], without: str = ""
-) -> tuple[list[Path], list[tuple[Path, str]]]:
+
+def walk(folder: Path, readable: set[str], without: str = "") -> tuple[list[Path], list[tuple[Path, str]]]:
     """Files below a folder with suffixes, in lower case, that can be read; and what is passed over, with its kind.
 
-    That is what is hidden, links to folders, and other files; both lists are sorted. Dangling links are among the
-    files, so that who reads them names them.
-
-    problems: gets a sentence on each folder that cannot be read. without: real path of a folder that is nobody's input.
+    That is what is hidden, links to folders, which may lead in circles, and other files. Dangling links are among the
+    files, so that who reads them names them. without: real path of a folder that is nobody's input.
     """
     found, passed = [], []
-
-    def unreadable(error: OSError) -> None:
-        problems.append(f"{error.filename}: this folder cannot be read ({error.strerror})")
-
-    for place, folders, names in os.walk(folder, onerror=unreadable):
-        paths = [Path(place, name) for name in folders]
-        passed += [(path, "links to folders") for path in paths if path.is_symlink() and not path.name.startswith(".")]
-        passed += [(Path(place, name), "hidden") for name in (*folders, *names) if name.startswith(".")]
-        folders[:] = [p.name for p in paths if not p.name.startswith(".") and os.path.realpath(p) != without]
-        for path in (Path(place, name) for name in names if not name.startswith(".")):
-            if path.suffix.lower() in readable and _is_file(path):
+    for place, folders, names in os.walk(folder, onerror=lambda e: passed.append((Path(e.filename), UNREADABLE))):
+        paths = [Path(place, name) for name in (*folders, *names)]
+        passed += [(path, "hidden") for path in paths if path.name.startswith(".")]
+        visible = [path for path in paths if not path.name.startswith(".") and os.path.realpath(path) != without]
+        folders[:] = [path.name for path in visible if path.is_dir()]
+        for path in visible:
+            if path.is_dir():
+                passed += [(path, "links to folders")] if path.is_symlink() else []
+            elif path.suffix.lower() in readable and (path.is_file() or path.is_symlink()):  # no pipe, which would wait
                 found.append(path)
             else:
                 passed.append((path, path.suffix.lower() or path.name))
     return sorted(found), sorted(passed)
 
 
-def told(passed: Iterable[tuple[Path, str]]) -> str:
+def told(passed: list[tuple[Path, str]]) -> str:
     """How many of each kind were passed over, the most first."""
-    kinds = [kind for _, kind in passed]
-    return ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds), key=kinds.count, reverse=True))
-
-
-def _is_file(path: Path) -> bool:
-    """False for what would make a reader wait, like a pipe."""
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except OSError:
-        return True  # a dangling link, say: reading it says what is wrong
+    return ", ".join(f"{count} {kind}" for kind, count in Counter(kind for _, kind in passed).most_common())

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from ..media.films import VIDEOS
-from ..media.listing import told, walk
+from ..media.listing import UNREADABLE, told, walk
 from ..media.pictures import suffixes
 from .formats import suffix_of_cartoon
 
@@ -12,11 +12,11 @@ Pair = tuple[Path, Path]  # a photo, and the place of its cartoon
 
 
 def find(given: list[str], output: Path, style: str, overwrite: bool) -> tuple[list[Pair], list[str], list[str]]:
-    """(photo, its cartoon) of all files and folders that were given; sentences on what cannot be taken, and on the rest.
+    """(photo, its cartoon) of all that was given; a sentence on each that cannot be taken, and on what is passed over.
 
     Folders keep their structure. The cartoon of `a/b.jpg` in folder `a` is `output/b-STYLE.jpg`; formats that are only
-    read become PNG or Matroska; where that name is taken, `b.jpg-STYLE.jpg`. What media.listing passes over and the output
-    folder are left out, and so are cartoons of an earlier run that lie among the photos.
+    read become PNG or Matroska; where that name is taken, `b.jpg-STYLE.jpg`. The output folder is left out, and so are
+    cartoons of an earlier run that lie among the photos.
     """
     places, in_folders, problems, notes = _photos(given, output)
     targets: dict[str, Pair] = {}  # by the target's name in lower case: some disks do not tell A.png from a.png
@@ -50,7 +50,8 @@ def _photos(given: list[str], output: Path) -> tuple[dict[str, tuple[Path, Path]
     for name in given:
         path = Path(os.path.expanduser(name))
         if os.path.isdir(path) and name:  # an empty name would be the current folder
-            found, passed = walk(path, readable, problems, os.path.realpath(output))
+            found, passed = walk(path, readable, os.path.realpath(output))
+            problems += [f"{folder}: this folder cannot be read" for folder, kind in passed if kind == UNREADABLE]
             in_folders.update(os.path.realpath(file) for file in found)
             if passed:
                 notes.append(f"{path}: passed over: {told(passed)}")

@@ -3,7 +3,6 @@
 import io
 import itertools
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ from PIL import Image
 from ..files import InputError
 from ..media.pictures import read_picture
 from . import formats
-from .batch import reason
 from .draw import cartoonize, faces_only
 
 SHOWN_SIDE = 1200  # px, the longer side at most of what the page shows
@@ -20,7 +18,7 @@ NAME = 150  # bytes of a photo's name at most that its cartoons are called after
 
 
 class Drawing:
-    """A photo, uint8 (H, W, 3), with its name and its alpha, uint8 (H, W) or None; and its cartoon, None without one."""
+    """A photo, uint8 (H, W, 3), with its name and its alpha, uint8 (H, W) or None; and its cartoon, or None."""
 
     def __init__(self, name: str, photo: np.ndarray):
         self.name, self.photo, self.alpha, self.cartoon, self.notes = name, photo, None, None, []
@@ -42,25 +40,15 @@ class Drawing:
         return "; ".join(notes)
 
     def save(self, folder: Path, style: str, strength: float) -> Path:
-        """Write the cartoon, in the photo's size, as FOLDER/NAME-STYLE-PERCENT.png; a number follows a name that is taken.
-
-        InputError or OSError when that fails.
-        """
+        """Write the cartoon, in the photo's size, as FOLDER/NAME-STYLE-PERCENT.png, with a number where that is taken."""
         if self.cartoon is None:
             raise InputError("there is no cartoon to save")
         stem = f"{self.name}-{style}-{100 * strength:.0f}"
-        names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
-        path = next(path for name in names if not os.path.lexists(path := folder / f"{name}.png"))
+        path, numbers = folder / f"{stem}.png", itertools.count(2)
+        while os.path.lexists(path):
+            path = folder / f"{stem}-{next(numbers)}.png"
         formats.write(path, self.cartoon, self.alpha)
         return path.resolve()
-
-
-def tried(action: Callable, *arguments) -> str:
-    """What an action returns, as text, or why it failed: the page shows no other sign of an error."""
-    try:
-        return str(action(*arguments))
-    except Exception as error:
-        return reason(error)
 
 
 def preview(picture: np.ndarray | None) -> bytes:

@@ -57,7 +57,7 @@ def convert(
         raise InputError(f"it cannot be read as a video ({getattr(error, 'strerror', None) or error})") from None
     finally:
         part.unlink(missing_ok=True)
-    broken = f"pieces left out because they cannot be read: {copy.broken}" if copy.broken else ""
+    broken = f"pieces left out because they cannot be read: {len(copy.broken)}" if copy.broken else ""
     return [note for note in (copy.left_out, broken, span.note) if note]
 
 
@@ -68,36 +68,24 @@ class _Copy:
         self.source, self.picture, self.output, self.draw, self.progress = source, picture, output, draw, progress
         self.span, self.encoder, self.waiting, self.copies = span, None, [], {}
         self.rate = picture.average_rate or 25
-        self.frames, self.broken, self.last, self.told = 0, 0, None, 0.0
+        self.frames, self.broken, self.last = 0, [], None
         others = [stream for stream in source.streams if stream.index != picture.index]
         self.kept = {stream.index: stream for stream in others if _can_hold(output.format.name, stream)}
         names = [_name(stream) for stream in others if stream.index not in self.kept]
         self.left_out = f"tracks that its cartoon cannot hold and is without: {', '.join(names)}" if names else ""
 
     def run(self) -> None:
-        for packet in films.packets(self.source, self.picture, *self.kept.values()):
-            if packet.stream.index in self.kept:
-                if packet.dts is not None:
-                    self.waiting.append(packet)
-            else:
-                try:
-                    frames = packet.decode()
-                except av.error.InvalidDataError:
-                    self.broken += 1
-                    continue
-                for frame in frames:
-                    self._frame(frame)
-            self._pass_on()
-        if self.encoder is not None:
-            self.output.mux(self.encoder.encode(None))
-
-    def _pass_on(self) -> None:
-        """Copy the packets that wait, as soon as all tracks are there, which is before the first packet."""
-        if self.encoder is not None:
-            for packet in self.waiting:
+        for item in films.read(self.source, self.picture, self.broken, *self.kept.values()):
+            if isinstance(item, av.VideoFrame):
+                self._frame(item)
+            elif item.dts is not None:
+                self.waiting.append(item)
+            while self.waiting and self.encoder is not None:  # all tracks must be there before the first packet
+                packet = self.waiting.pop(0)
                 packet.stream = self.copies[packet.stream.index]
                 self.output.mux(packet)
-            self.waiting.clear()
+        if self.encoder is not None:
+            self.output.mux(self.encoder.encode(None))
 
     def _frame(self, frame) -> None:
         """Draw a frame and write it at its own time, the first of two that have the same."""
@@ -118,12 +106,10 @@ class _Copy:
         )  # fmt: skip
         drawn.pts, drawn.time_base, drawn.duration = time, self.picture.time_base, length
         self.output.mux(encoder.encode(drawn))
-        self.frames, self.last = self.frames + 1, time
         if self.progress and self.span.end > self.span.begin:
-            share = (time * self.picture.time_base - self.span.begin) / (self.span.end - self.span.begin)
-            share = max(self.told, min(1.0, float(share)))
-            self.progress(share - self.told)
-            self.told = share
+            before = self.span.begin if self.last is None else self.last * self.picture.time_base
+            self.progress(float((time * self.picture.time_base - before) / (self.span.end - self.span.begin)))
+        self.frames, self.last = self.frames + 1, time
 
     def _start(self, height: int, width: int, matrix: int, pixel_shape: Fraction) -> None:
         """Add the encoder of a film of that size, and the tracks that are kept."""

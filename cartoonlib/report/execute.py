@@ -3,20 +3,22 @@
 Every stage inside is idempotent, so a run that was stopped goes on where it was.
 """
 
-import contextlib
 import os
 import re
-import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpecManager
+from traitlets import Unicode, default
+from traitlets.config import Config
 
 from .. import features, files, landmarks
 from ..files import InputError, lock, write_atomic
+from ..runs.parallel import show_line
 from ..runs.profiles import load_profile
 
 
@@ -25,42 +27,24 @@ class _OneLine:
 
     def write(self, text: str) -> None:
         for line in filter(None, text.splitlines()):
-            if sys.stderr.isatty():
-                width = shutil.get_terminal_size().columns - 1
-                sys.stderr.write("\r" + f"    {line}"[:width].ljust(width))
-            else:
-                sys.stderr.write(f"    {line}\n")
-        sys.stderr.flush()
+            show_line(f"    {line}")
 
     def flush(self) -> None:
         sys.stderr.flush()
 
 
-@contextlib.contextmanager
-def _kernels_write_to(path: Path) -> Iterator[None]:
-    """Send what kernels write to the terminal into a file: a kernel that is stopped writes pages about it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    python_stderr = sys.stderr
-    with open(path, "wb") as log, os.fdopen(os.dup(2), "w", encoding="utf-8") as terminal:
-        os.dup2(log.fileno(), 2)  # 2 is what kernels inherit
-        sys.stderr = terminal  # this process goes on writing to the terminal
-        try:
-            yield
-        finally:
-            os.dup2(terminal.fileno(), 2)
-            sys.stderr = python_stderr
+class Kernel(AsyncKernelManager):
+    """Starts this Python, whatever kernels of the same name its user or the machine has."""
 
+    errors = Unicode("kernel.log", config=True)  # written to instead of the terminal: one that is stopped writes pages
 
-def _own_kernel() -> type:
-    """A kernel manager that starts this Python, whatever kernels of the same name its user or the machine has."""
-    from jupyter_client import AsyncKernelManager
-    from jupyter_client.kernelspec import KernelSpecManager
+    @default("kernel_spec_manager")
+    def _ipykernels_own(self) -> KernelSpecManager:
+        return KernelSpecManager(kernel_dirs=[])
 
-    class Own(AsyncKernelManager):
-        def _kernel_spec_manager_default(self) -> KernelSpecManager:
-            return KernelSpecManager(kernel_dirs=[])  # then ipykernel's own is left, of this environment
-
-    return Own
+    async def start_kernel(self, **options) -> None:
+        with open(self.errors, "wb") as log:
+            await super().start_kernel(stderr=log, **options)
 
 
 def execute(notebook: Path, target: Path, profile: str) -> None:
@@ -71,19 +55,17 @@ def execute(notebook: Path, target: Path, profile: str) -> None:
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
-    from traitlets.config import Config
 
     running = target.with_suffix(".running.ipynb")
     running.parent.mkdir(parents=True, exist_ok=True)
+    # Sockets in a folder of its own, whose names hold 107 bytes: two runs at once cannot take each other's.
+    sockets = tempfile.TemporaryDirectory(dir="/tmp" if len(tempfile.gettempdir()) > 80 else None)
     try:
-        # Sockets in a folder of its own: two runs at once cannot take each other's, and the notebooks' stays clean.
-        # Their addresses hold 107 bytes.
-        with tempfile.TemporaryDirectory(dir="/tmp" if len(tempfile.gettempdir()) > 80 else None) as sockets:
-            manager = {"transport": "ipc", "ip": f"{sockets}/kernel"}
-            config = Config({"KernelManager": manager, "NotebookClient": {"kernel_manager_class": _own_kernel()}})
+        with sockets as folder:
+            kernel = {"transport": "ipc", "ip": f"{folder}/kernel", "errors": str(target.with_name("kernel.log"))}
             papermill.execute_notebook(
                 notebook, running, {"profile": profile}, cwd=files.NOTEBOOKS, progress_bar=False,
-                stdout_file=_OneLine(), config=config,
+                stdout_file=_OneLine(), kernel_manager_class=Kernel, config=Config({"Kernel": kernel}),
             )  # fmt: skip
     except PapermillExecutionError as error:
         text = error.evalue if error.ename in ("InputError", "TrainingStopped") else f"{error.ename}: {error.evalue}"
@@ -143,8 +125,7 @@ def reproduce(profile: str) -> None:
         for number, notebook in enumerate(notebooks, start=1):
             minutes = (time.monotonic() - started) / 60
             print(f"[{number}/{len(notebooks)}] {notebook.stem} (after {minutes:.1f} min)", file=sys.stderr)
-            with _kernels_write_to(folder / "notebooks" / "kernel.log"):
-                execute(notebook, folder / "notebooks" / notebook.name, profile)
+            execute(notebook, folder / "notebooks" / notebook.name, profile)
             if sys.stderr.isatty():
                 sys.stderr.write("\n")
         page = join(profile)

@@ -177,7 +177,7 @@ def test_a_notebook_that_ends_is_kept_with_its_profile(tmp_path, monkeypatch):
     execute(source, target, "quick")
     executed = nbformat.read(target, as_version=4)
     assert executed.cells[-1].outputs[0].text == "quick\n" and executed.cells[1].id == "injected"
-    assert [path.name for path in target.parent.iterdir()] == ["01.ipynb"]
+    assert sorted(path.name for path in target.parent.iterdir()) == ["01.ipynb", "kernel.log"]
 
 
 def test_an_executed_notebook_says_nothing_of_where_and_when_it_ran(tmp_path, monkeypatch):
