@@ -34,6 +34,12 @@ def interval(row: dict) -> str:
     return f"{number(row['value'])} [{number(row['low'])}, {number(row['high'])}]"
 
 
+def median_and_range(values: dict[str, float]) -> str:
+    """A spread as `median (min to max)`."""
+    low, middle, high = (number(values[key]) for key in ("min", "median", "max"))
+    return f"{middle} ({low} to {high})"
+
+
 def signed(row: dict) -> str:
     """A difference with its interval, and whether that holds zero."""
     value, low, high = (("+" if row[key] >= 0 else "") + number(row[key]) for key in ("value", "low", "high"))
