@@ -78,10 +78,9 @@ def listing(source: Source) -> tuple[list[Path], list[tuple[Path, str]]]:
     """The images of a set that lies in a folder, and what is passed over there. Raises InputError if there is none."""
     if not source.path.is_dir():
         raise InputError(f"{source.title}: there is no folder {source.path}. {source.get}")
+    wanted = set(source.path.glob(source.glob))
     found, passed = walk(source.path, suffixes())
-    if source.glob != Source.glob:
-        wanted = set(source.path.glob(source.glob))
-        found = [path for path in found if path in wanted]
+    found = [path for path in found if path in wanted]
     if not found:
         others = f"passed over: {told(passed) or 'nothing'}"
         raise InputError(f"{source.title}: the folder {source.path} holds no images ({others}). {source.get}")
@@ -98,8 +97,5 @@ def fingerprint(source: Source) -> list:
 
 
 def _stamp(path: Path) -> list[int]:
-    try:
-        status = path.stat()
-    except OSError:
-        return [0, 0]  # a link to nothing
+    status = path.stat(follow_symlinks=path.exists())  # of a link to nothing, its own
     return [status.st_size, status.st_mtime_ns]

@@ -57,8 +57,8 @@ def raw_images(
     else:
         paths, passed = listing(source)
         found = [(path.relative_to(source.path).as_posix(), path, source.licence) for path in paths]
-        names = ((path.relative_to(source.path).as_posix(), kind) for path, kind in passed)
-        rejected += [{"file": name, "reason": f"passed over: {kind}"} for name, kind in names]
+        names = [path.relative_to(source.path).as_posix() for path, _ in passed]
+        rejected += [{"file": name, "reason": f"passed over: {kind}"} for name, (_, kind) in zip(names, passed)]
     if limit:
         found.sort(key=lambda item: hashlib.sha256(item[0].encode(errors="surrogateescape")).digest())
     return len(found), (RawImage(name, licence, _read(path), decode) for name, path, licence in found)

@@ -16,7 +16,6 @@ with contextlib.suppress(ImportError):  # a package of the group `photos`
     pillow_heif.register_heif_opener()  # HEIC, what phones write
 
 SMALLEST = 16  # px, side of a photo
-HDR_CURVES = (16, 18)  # PQ and HLG, as H.273 numbers them
 LARGEST = 400_000_000  # px in all: more is taken for a trap, a small file that says that it is huge
 FORMATS = {
     ".jpg": "JPEG", ".jpeg": "JPEG", ".jfif": "JPEG", ".jpe": "JPEG", ".jif": "JPEG", ".png": "PNG", ".webp": "WEBP",
@@ -49,7 +48,8 @@ def read_picture(
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=UserWarning)  # of odd metadata, which is not needed
-            with Image.open(path, formats=names) as image:
+            file = path.open("rb") if isinstance(path, Path) else path  # Pillow mixes up turned TIFF files that it maps
+            with file, Image.open(file, formats=names) as image:
                 if min(image.size) < smallest:
                     raise InputError(f"it is {image.width} x {image.height} px, and {smallest} each way are needed")
                 if image.width * image.height > LARGEST:
@@ -91,7 +91,7 @@ def _refuse_hdr(image: Image.Image) -> None:
     image.fp.seek(0)
     _, found, chunk = image.fp.read(begin).partition(b"cICP")
     image.fp.seek(begin)
-    if found and chunk[1] in HDR_CURVES:
+    if found and chunk[1] in (16, 18):  # as H.273 numbers them
         raise InputError("it is HDR, whose colours would be wrong: convert it to sRGB first")
 
 

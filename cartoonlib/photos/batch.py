@@ -34,8 +34,7 @@ def run(options: argparse.Namespace, problems: list[str]) -> None:
         raise InputError(f"{output} is a file: give a folder for the cartoons with -o.")
     pairs, refused, notes = folders.find(options.photos, output, Path(options.style).stem, options.overwrite)
     problems += refused
-    for note in notes:
-        print(note, file=sys.stderr)
+    sys.stderr.writelines(f"{note}\n" for note in notes)
     missing = pairs if options.overwrite else [pair for pair in pairs if not _is_drawn(pair[1])]
     if len(missing) < len(pairs):
         drawn = len(pairs) - len(missing)
@@ -72,7 +71,8 @@ def _draw_all(pairs: list[folders.Pair], generator, options: argparse.Namespace,
         for number, (path, target) in enumerate(pairs, start=1):
             draw = _draw_film if path.suffix.lower() in VIDEOS else _draw_photo
             try:
-                draw(path, target, generator, options, bar)
+                for note in draw(path, target, generator, options, bar):
+                    bar.write(f"{path}: {note}", file=sys.stderr)
             except Exception as error:  # one file never stops the rest
                 problems.append(f"{path}: {reason(error)}")
             bar.update(number - bar.n)
@@ -89,7 +89,7 @@ def reason(error: Exception) -> str:
     return repr(error)
 
 
-def _draw_photo(path: Path, target: Path, generator, options: argparse.Namespace, bar: tqdm) -> None:
+def _draw_photo(path: Path, target: Path, generator, options: argparse.Namespace, bar: tqdm) -> list[str]:
     notes: list[str] = []
     photo, alpha = read_picture(path, notes=notes)
     cartoon = None
@@ -100,19 +100,14 @@ def _draw_photo(path: Path, target: Path, generator, options: argparse.Namespace
     if cartoon is None:
         cartoon = cartoonize(generator, photo, options.strength, options.scale, options.memory, bar.update)
     formats.write(target if alpha is None else formats.with_alpha(target), cartoon, alpha)
-    _tell(path, notes, bar)
+    return notes
 
 
-def _draw_film(path: Path, target: Path, generator, options: argparse.Namespace, bar: tqdm) -> None:
+def _draw_film(path: Path, target: Path, generator, options: argparse.Namespace, bar: tqdm) -> list[str]:
     from . import video  # and PyAV, which no photo needs
 
     if options.faces:
         raise InputError("--faces is for photos: faces found anew in each frame would flicker")
     scale = options.scale or usual_scale(video.first_frames(path))
     settings = {"strength": options.strength, "scale": scale, "memory": options.memory}
-    _tell(path, video.convert(path, target, partial(cartoonize, generator, **settings), bar.update), bar)
-
-
-def _tell(path: Path, notes: list[str], bar: tqdm) -> None:
-    for note in notes:
-        bar.write(f"{path}: {note}", file=sys.stderr)
+    return video.convert(path, target, partial(cartoonize, generator, **settings), bar.update)

@@ -44,8 +44,7 @@ def _photos(given: list[str], output: Path) -> tuple[dict[str, tuple[Path, Path]
     """Every file once, by its real path, with the folder for its cartoon; which were in folders; problems; notes."""
     places: dict[str, tuple[Path, Path]] = {}
     in_folders: set[str] = set()
-    problems: list[str] = []
-    notes: list[str] = []
+    problems, notes = [], []
     readable = suffixes() | VIDEOS
     for name in given:
         path = Path(os.path.expanduser(name))

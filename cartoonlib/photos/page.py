@@ -40,7 +40,7 @@ class Drawing:
         return "; ".join(notes)
 
     def save(self, folder: Path, style: str, strength: float) -> Path:
-        """Write the cartoon, in the photo's size, as FOLDER/NAME-STYLE-PERCENT.png, with a number where that is taken."""
+        """Write the cartoon, in the photo's size, as FOLDER/NAME-STYLE-PERCENT.png; a number is added if need be."""
         if self.cartoon is None:
             raise InputError("there is no cartoon to save")
         stem = f"{self.name}-{style}-{100 * strength:.0f}"

@@ -1,6 +1,5 @@
 """A video in, its cartoon out: frame by frame, with its sound, its timing and its size."""
 
-import contextlib
 import io
 import itertools
 import os
@@ -21,10 +20,10 @@ LOOKS = 10  # for a face, half a second apart
 
 
 def first_frames(path: Path) -> Iterator[np.ndarray]:
-    """Upright frames, uint8 (H, W, 3), of a film's first seconds, LOOKS at most; none after a broken one."""
-    with films.open_film(path) as (source, picture), contextlib.suppress(av.error.FFmpegError, ValueError):
+    """Upright frames, uint8 (H, W, 3), of a film's first seconds, LOOKS at most."""
+    with films.open_film(path) as (source, picture):
         step = max(1, round(min(60, picture.average_rate or 25) / 2))
-        for frame in itertools.islice(source.decode(picture), 0, LOOKS * step, step):
+        for frame in itertools.islice(films.read(source, picture, []), 0, LOOKS * step, step):
             yield films.pixels(frame, picture)[0]
 
 
@@ -50,7 +49,7 @@ def convert(
             with av.open(str(part.absolute()), "w") as output:
                 copy = _Copy(source, picture, output, span, draw, progress)
                 copy.run()
-        if not copy.frames:
+        if copy.last is None:
             raise InputError("no frame of this video can be read")
         os.replace(part, target)
     except (av.error.InvalidDataError, ValueError) as error:
@@ -68,11 +67,11 @@ class _Copy:
         self.source, self.picture, self.output, self.draw, self.progress = source, picture, output, draw, progress
         self.span, self.encoder, self.waiting, self.copies = span, None, [], {}
         self.rate = picture.average_rate or 25
-        self.frames, self.broken, self.last = 0, [], None
+        self.broken, self.last = [], None
         others = [stream for stream in source.streams if stream.index != picture.index]
         self.kept = {stream.index: stream for stream in others if _can_hold(output.format.name, stream)}
-        names = [_name(stream) for stream in others if stream.index not in self.kept]
-        self.left_out = f"tracks that its cartoon cannot hold and is without: {', '.join(names)}" if names else ""
+        names = ", ".join(f"{stream.index} ({stream.type})" for stream in others if stream.index not in self.kept)
+        self.left_out = f"tracks that its cartoon is without: {names}" if names else ""
 
     def run(self) -> None:
         for item in films.read(self.source, self.picture, self.broken, *self.kept.values()):
@@ -109,7 +108,7 @@ class _Copy:
         if self.progress and self.span.end > self.span.begin:
             before = self.span.begin if self.last is None else self.last * self.picture.time_base
             self.progress(float((time * self.picture.time_base - before) / (self.span.end - self.span.begin)))
-        self.frames, self.last = self.frames + 1, time
+        self.last = time
 
     def _start(self, height: int, width: int, matrix: int, pixel_shape: Fraction) -> None:
         """Add the encoder of a film of that size, and the tracks that are kept."""
@@ -122,12 +121,12 @@ class _Copy:
         context.time_base, context.sample_aspect_ratio = self.picture.time_base, pixel_shape
         context.colorspace, context.color_range = matrix, ColorRange.MPEG
         self.copies = {index: self.output.add_stream_from_template(stream) for index, stream in self.kept.items()}
-        copies = [(self.source, self.output), (self.picture, self.encoder)]
-        copies += [(self.kept[index], copy) for index, copy in self.copies.items()]
-        for original, copy in copies:
-            copy.metadata.update({key: text for key, text in original.metadata.items() if key in ("title", "language")})
         for index, copy in self.copies.items():
             copy.disposition = self.kept[index].disposition
+        named = [(self.source, self.output), *((self.kept[index], copy) for index, copy in self.copies.items())]
+        for original, copy in named:  # of what else is said there, the place may be private
+            copy.metadata.update({key: text for key, text in original.metadata.items() if key in ("title", "language")})
+        self.output.set_chapters(self.source.chapters())
 
 
 def _can_hold(container: str, stream) -> bool:
@@ -141,10 +140,3 @@ def _can_hold(container: str, stream) -> bool:
         return True
     except (av.error.FFmpegError, ValueError):
         return False
-
-
-def _name(stream) -> str:
-    """A track as its user may know it."""
-    codec = stream.codec_context.name if stream.codec_context else "of an unknown kind"
-    kind = {"audio": "sound", "subtitle": "subtitles", "video": "another picture"}.get(stream.type, stream.type)
-    return f"{kind} ({codec})"

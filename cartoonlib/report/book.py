@@ -113,10 +113,7 @@ class Report:
 
     def read_numbers(self, name: str, part: str | None = None) -> dict | list:
         """The numbers of results/<profile>/<name>.json, or another part of it: `environment`, where they were made."""
-        path = self.folder / f"{name}.json"
-        if not path.exists():
-            raise InputError(f"{path} is missing: run the notebooks before this one first (make reproduce).")
-        return json.loads(path.read_text(encoding="utf-8"))[part or name]
+        return render.Results(files.RESULTS).read(f"{self.profile.name}/{name}.json")[part or name]
 
 
 def commit() -> str:

@@ -65,6 +65,7 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.FileSystemLoader(TEMPLATES, encoding="utf-8"), undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
+    env.globals["tables"] = tables
     env.filters |= {
         "number": tables.number,
         "interval": tables.interval,
@@ -86,7 +87,7 @@ def shown(table: str, *values) -> str:
 def _rendered(template: str, names: dict) -> str:
     """A page; InputError for a name that the template has and the results lack."""
     try:
-        return _environment().get_template(template, globals={"tables": tables}).render(names)
+        return _environment().get_template(template).render(names)
     except jinja2.UndefinedError as error:
         raise InputError(f"{template} names a result that is not there ({error.message})") from None
 

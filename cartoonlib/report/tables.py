@@ -65,10 +65,11 @@ def measured(rows: list[dict], metric: str) -> tuple[dict[tuple, dict], str]:
     if not found:
         known = ", ".join(sorted({row["metric"] for row in rows}))
         raise InputError(f"No `{metric}` was measured: choose one of {known or 'what you measure first'}.")
-    return found, _title(metric, (row["features"] for row in found.values()))
+    return found, title(metric, (row["features"] for row in found.values()))
 
 
-def _title(metric: str, features: Iterable[str]) -> str:
+def title(metric: str, features: Iterable[str]) -> str:
+    """What a metric is called, with the networks that made its features."""
     named = ", ".join(name for name in dict.fromkeys(features) if name not in ("", "-"))
     return METRICS.get(metric, metric) + (f" ({named})" if named else "")
 
@@ -92,25 +93,6 @@ def styles_markdown(rows: list[dict]) -> str:
     return table_markdown(styles, columns)
 
 
-def seeds_markdown(seeds: list[dict]) -> str:
-    """Runs that differ in their seed (findings.seeds): a line a variant and metric, with mean and deviation."""
-    lines = []
-    for row in seeds:
-        values = ", ".join(number(value) for value in row["values"])
-        spread = f"{number(row['mean'])} ± {number(row['deviation'])}"
-        lines.append([row["variant"], _title(row["metric"], [row["features"]]), values, spread])
-    return table(["variant", "metric", "seed 0, 1, 2", "mean ± deviation"], lines, 2)
-
-
-def differences_markdown(differences: list[dict]) -> str:
-    """Paired differences (findings.differences): a line for each pair of variants, a column for each metric."""
-    found = {(row["variant"], row["reference"], row["metric"]): signed(row) for row in differences}
-    metrics = list(dict.fromkeys(metric for *_, metric in found))
-    pairs = dict.fromkeys((variant, reference) for variant, reference, _ in found)
-    lines = [[*pair, *(found[*pair, metric] for metric in metrics)] for pair in pairs]
-    return table(["variant", "compared with", *(METRICS.get(metric, metric) for metric in metrics)], lines, 2)
-
-
 def goals_markdown(goals: list[dict]) -> str:
     """Goals (findings.goals), a line each."""
     titles = ["goal", "style", "found", "met"]
@@ -118,10 +100,8 @@ def goals_markdown(goals: list[dict]) -> str:
 
 
 def goal_texts(goal: dict) -> dict[str, str]:
-    """A goal as texts: goal, style, found, met.  One out of a file of before goals held numbers has them already."""
+    """A goal as texts: goal, style, found, met."""
     name = goal["goal"]
-    if "found" in goal:
-        return goal
     if "stopped" in goal:
         found = f"the row `{goal['stopped']}` collapsed to a flat picture (notebook 4)"
     elif "reference" in goal:

@@ -25,10 +25,9 @@ def load_profile(name: str, overrides: dict | None = None) -> Profile:
     """The profile of profiles/<name>.yaml, with some settings replaced, also where a style sets them for itself."""
     path = files.PROFILES / f"{name}.yaml"
     known = sorted(p.stem for p in files.PROFILES.glob("*.yaml") if p.stem != "ablations")
-    if not known:
-        raise InputError(f"There is no profile in {files.PROFILES}: the report is made in a clone of the project.")
     if name not in known:
-        raise InputError(f"There is no profile `{name}`: choose one of {', '.join(known)}, or add {path.name}.")
+        names = ", ".join(known) or "those in a clone of the project"
+        raise InputError(f"There is no profile `{name}`: choose one of {names}, or add {path.name}.")
     profile, overrides = profile_of({"name": name} | read_yaml(path)), overrides or {}
     for key in overrides:
         if not isinstance(key, str):

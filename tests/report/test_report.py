@@ -20,6 +20,7 @@ from cartoonlib.report import execute as execution
 from cartoonlib.report import figures, metrics, tables
 from cartoonlib.report.book import Report
 from cartoonlib.report.execute import execute, join, reproduce
+from cartoonlib.report.render import shown
 from cartoonlib.runs import training
 
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
@@ -119,7 +120,7 @@ def test_rows_of_the_ablation_table_are_left_out_of_the_table_of_styles():
 def test_differences_say_which_are_not_resolved():
     rows = [measurement("original", "original", "flatness", value) | {"reference": "full"} for value in (0.2, 0.05)]
     rows[1] |= {"metric": "landmark_error"}
-    line = tables.differences_markdown(rows).splitlines()[-1]
+    line = shown("differences", rows).splitlines()[-1]
     assert line == "| original | full | +0.2 [+0.1, +0.3] | +0.05 [-0.05, +0.15] (not resolved) |"
 
 
