@@ -168,7 +168,7 @@ def end_of_film(path: Path, film: Film) -> tuple[str, str]:
         if (count := sum(1 for _ in copy.decode(video=0))) != len(frames):
             return "wrong", f"{count} frames written of {len(frames)}"
         sounds = len(copy.streams.audio)
-    if film.cut == 1 and sounds != (film.sounds if film.sound else 0) and "sound" not in " ".join(notes):
+    if film.cut == 1 and sounds != (film.sounds if film.sound else 0) and "audio" not in " ".join(notes):
         return "wrong", f"{sounds} tracks of sound"
     missing = (film.frames - len(frames)) / film.rate
     said = any("breaks off" in note for note in notes)
