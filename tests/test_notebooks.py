@@ -9,8 +9,9 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from cartoonlib import files
+from cartoonlib.report.execute import notebooks_in
 
-NOTEBOOKS = sorted(files.NOTEBOOKS.glob("*.ipynb"))
+NOTEBOOKS = notebooks_in(files.NOTEBOOKS)
 CHECKED, IGNORED = "nbval-check-output", "nbval-ignore-output"
 NBVAL = ["--nbval-lax", "--nbval-current-env"]  # as in the Makefile
 
@@ -43,6 +44,20 @@ def code(notebook):
 def test_the_notebooks_are_there_in_reading_order():
     names = "00_cartoonize 01_data 02_pretrain 03_train 04_ablations 05_evaluation 06_performance".split()
     assert [path.stem for path in NOTEBOOKS] == names
+
+
+def test_copies_of_notebooks_are_none_of_the_report(tmp_path):
+    """As JupyterLab, Finder and people name them; the Makefile lists those of the report in a second way."""
+    right = ["00_cartoonize.ipynb", "03_train.ipynb"]
+    copies = ["03_train-Copy1.ipynb", "03_train copy.ipynb", "03_train (1).ipynb", "Untitled.ipynb", "3_train.ipynb",
+              "03_train.running.ipynb", "03_Train.ipynb", ".03_train.ipynb"]  # fmt: skip
+    (tmp_path / "notebooks").mkdir()
+    for name in right + copies:
+        (tmp_path / "notebooks" / name).touch()
+    assert [path.name for path in notebooks_in(tmp_path / "notebooks")] == right
+    makefile = ["make", "-f", str(files.ROOT / "Makefile"), "--eval", "list: ; @echo $(NOTEBOOKS)", "list"]
+    listed = subprocess.run(makefile, cwd=tmp_path, capture_output=True, encoding="utf-8").stdout
+    assert listed.split() == [f"notebooks/{name}" for name in right]
 
 
 def test_the_first_code_cell_holds_the_parameters(code):
