@@ -51,7 +51,7 @@ readme: .venv/ready ## render README.md, the pages of results/ and the generator
 verify: .venv/ready ## render them too, and say where the files in git differ
 	@$(BIN)/python -m cartoonlib.report verify
 
-soak: .venv/ready ## the long tests: kill -9 at random moments, 1,000 broken images, other numbers of threads (an hour)
+soak: .venv/ready ## the long tests: kill -9 at random moments, films and pictures of all kinds, other numbers of threads (an hour)
 	@$(BIN)/python tests/soak.py
 
 audit: .venv/ready ## known weaknesses of the locked packages, where the network can say; reports, never fails

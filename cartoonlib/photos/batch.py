@@ -30,8 +30,8 @@ def run(options: argparse.Namespace, problems: list[str]) -> None:
 
         generator = OnnxGenerator(to_onnx(generator))
     output = Path(os.path.expanduser(options.output))
-    if output.exists() and not output.is_dir():
-        raise InputError(f"{output} is a file: give a folder for the cartoons with -o.")
+    if not options.output or output.exists() and not output.is_dir():
+        raise InputError(f"{options.output or 'An empty name'} is no folder: give one for the cartoons with -o.")
     pairs, refused, notes = folders.find(options.photos, output, Path(options.style).stem, options.overwrite)
     problems += refused
     sys.stderr.writelines(f"{note}\n" for note in notes)

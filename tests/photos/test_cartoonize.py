@@ -609,7 +609,8 @@ def test_wrong_options_are_said_before_anything_is_done(arguments, words, plain,
     said = command(source, "-o", tmp_path / "out", *style, *arguments)
     assert said != 0 and words in str(said) + capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    assert "is a file" in command(source, "-o", source, "--style", "plain")
+    for folder in (source, ""):
+        assert "is no folder: give one" in command(source, "-o", folder, "--style", "plain")
 
 
 def test_it_runs_as_a_module_and_teaches_by_example():
