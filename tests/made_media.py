@@ -28,7 +28,8 @@ KINDS = [  # suffix, codec, pixel format, codec of the sound
     ("mov", "libx264", "yuv422p", "pcm_s16le"), ("mov", "mjpeg", "yuvj420p", "pcm_s16le"),
     ("m4v", "libx264", "yuv420p", "aac"), ("mkv", "libx264", "yuv444p", "flac"),
     ("mkv", "libvpx-vp9", "yuv420p", "libopus"), ("mkv", "ffv1", "bgr0", "ac3"),
-    ("webm", "libvpx", "yuv420p", "libopus"), ("avi", "mpeg4", "yuv420p", "mp3"), ("avi", "mjpeg", "yuvj422p", "pcm_s16le"),
+    ("webm", "libvpx", "yuv420p", "libopus"), ("avi", "mpeg4", "yuv420p", "mp3"),
+    ("avi", "mjpeg", "yuvj422p", "pcm_s16le"),
     ("mpg", "mpeg2video", "yuv420p", "mp2"), ("ts", "libx264", "yuv420p", "mp2"), ("mts", "libx264", "yuv420p", "ac3"),
     ("3gp", "mpeg4", "yuv420p", "aac"), ("wmv", "wmv2", "yuv420p", "wmav2"), ("flv", "flv", "yuv420p", "mp3"),
 ]  # fmt: skip

@@ -151,7 +151,7 @@ def test_a_film_that_breaks_off_gives_what_came_before(tmp_path):
     assert len(times) == 4 and np.diff(times) == pytest.approx(float(end) / 4, abs=0.11)
 
 
-# --- faults that users of such tools meet ------------------------------------------------------------------------------
+# --- faults that users of such tools meet ---------------------------------------------------------------------------
 
 PLAIN = made_media.Film(
     "mp4", "libx264", "yuv420p", "", (96, 64), Fraction(25), 50, start=0, shape=Fraction(1), turn=(1, 0, 0, 1),
@@ -204,7 +204,8 @@ def test_a_truncated_film_is_not_silent(suffix, tmp_path, monkeypatch):
 
 def test_tracks_keep_their_languages_and_titles_and_what_is_left_out_is_named(tmp_path):
     source, film = made(tmp_path, sound="aac", sounds=3), tmp_path / "film.mkv"
-    with av.open(str(source)) as a, av.open(io.BytesIO(SUBTITLES), format="srt") as b, av.open(str(film), "w") as output:
+    subtitles = io.BytesIO(SUBTITLES)
+    with av.open(str(source)) as a, av.open(subtitles, format="srt") as b, av.open(str(film), "w") as output:
         output.metadata["title"] = "Holiday"
         copies = {stream: output.add_stream_from_template(stream) for stream in (*a.streams, *b.streams)}
         for stream, language in zip(a.streams.audio, ("eng", "deu", "fra")):
