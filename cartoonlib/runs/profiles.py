@@ -14,8 +14,8 @@ def read_yaml(path: Path) -> dict:
     """The settings in a file; InputError when it is not YAML, or holds something else."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {str(error).splitlines()[0]}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid YAML in UTF-8: {str(error).splitlines()[0]}.") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} must hold lines of the form `key: value`.")
     return content
