@@ -15,14 +15,12 @@ def walk(folder: Path, readable: set[str], without: str = "") -> tuple[list[Path
     """
     found, passed = [], []
     for place, folders, names in os.walk(folder, onerror=lambda e: passed.append((Path(e.filename), UNREADABLE))):
-        paths = [Path(place, name) for name in (*folders, *names)]
-        passed += [(path, "hidden") for path in paths if path.name.startswith(".")]
-        visible = [path for path in paths if not path.name.startswith(".") and os.path.realpath(path) != without]
-        folders[:] = [path.name for path in visible if path.is_dir()]
-        for path in visible:
-            if path.is_dir():
-                passed += [(path, "links to folders")] if path.is_symlink() else []
-            elif path.suffix.lower() in readable and (path.is_file() or path.is_symlink()):  # no pipe, which would wait
+        passed += [(Path(place, name), "hidden") for name in (*folders, *names) if name.startswith(".")]
+        visible = [Path(place, name) for name in folders if not name.startswith(".")]
+        folders[:] = [path.name for path in visible if os.path.realpath(path) != without]  # links are not followed
+        passed += [(path, "links to folders") for path in visible if path.is_symlink()]
+        for path in (Path(place, name) for name in names if not name.startswith(".")):
+            if path.suffix.lower() in readable and (path.is_file() or path.is_symlink()):  # no pipe, which would wait
                 found.append(path)
             else:
                 passed.append((path, path.suffix.lower() or path.name))
