@@ -98,13 +98,10 @@ class _Copy:
         if self.last is not None and time <= self.last:
             return
         drawn = av.VideoFrame.from_ndarray(self.draw(pixels), format="rgb24")
-        encoder = self.encoder
-        drawn = drawn.reformat(
-            encoder.width, encoder.height, encoder.pix_fmt,  # a film may change its size on the way
-            dst_colorspace=encoder.codec_context.colorspace, dst_color_range=ColorRange.MPEG,
-        )  # fmt: skip
+        matrix = self.encoder.codec_context.colorspace
+        drawn = drawn.reformat(format=self.encoder.pix_fmt, dst_colorspace=matrix, dst_color_range=ColorRange.MPEG)
         drawn.pts, drawn.time_base, drawn.duration = time, self.picture.time_base, length
-        self.output.mux(encoder.encode(drawn))
+        self.output.mux(self.encoder.encode(drawn))
         if self.progress and self.span.end > self.span.begin:
             before = self.span.begin if self.last is None else self.last * self.picture.time_base
             self.progress(float((time * self.picture.time_base - before) / (self.span.end - self.span.begin)))
