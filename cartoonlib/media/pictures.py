@@ -61,7 +61,9 @@ def read_picture(
                 turned = _turned(image)
                 if notes is not None and count > 1 and image.format != "MPO":  # whose others are for screens in 3D
                     notes.append(f"it has {count} frames or pages, of which the first is taken")
-        alpha = None
+        alpha, clear = None, turned.info.get("transparency")
+        if isinstance(clear, tuple) and max(clear) > 255:  # of 16 bits, where Pillow has made 8 of the pixels
+            turned.info["transparency"] = tuple(value >> 8 for value in clear)
         if turned.mode.startswith("I") or turned.mode == "F":
             turned, alpha = _eight_bits(turned)
         elif turned.has_transparency_data:

@@ -363,6 +363,19 @@ def test_a_transparent_grey_of_sixteen_bits_is_transparent(tmp_path):
     assert (read_picture(png(tmp_path / "a.png", "I;16", 30000, tRNS=(1).to_bytes(2, "big")))[1] == 255).all()
 
 
+def test_a_transparent_colour_of_sixteen_bits_is_transparent(tmp_path):
+    colour, depth = b"".join(value.to_bytes(2, "big") for value in (30000, 20000, 10000)), 16
+    header = (20).to_bytes(4, "big") * 2 + bytes([depth, 2, 0, 0, 0])
+    rows = (b"\0" + 10 * colour + 10 * b"\x90\0\x90\0\x90\0") * 20
+    content = b"\x89PNG\r\n\x1a\n"
+    for name, chunk in ((b"IHDR", header), (b"tRNS", colour), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+        content += len(chunk).to_bytes(4, "big") + name + chunk + zlib.crc32(name + chunk).to_bytes(4, "big")
+    (tmp_path / "a.png").write_bytes(content)
+    rgb, alpha = read_picture(tmp_path / "a.png")
+    assert rgb[0, 0].tolist() == [117, 78, 39] and rgb[0, -1].tolist() == [144] * 3
+    assert (alpha[:, :10] == 0).all() and (alpha[:, 10:] == 255).all()
+
+
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tiff", "avif"])
 def test_of_an_animation_it_is_said_that_the_first_frame_is_drawn(suffix, plain, tmp_path, capsys):
     frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "green", "blue")]
