@@ -5,6 +5,12 @@ STYLE ?= cartoonset
 export PHOTO STYLE
 PYTHON ?= python3
 BIN := .venv/bin
+# Settings of this user for other projects: pip would install elsewhere, Jupyter take another project's kernel.
+export PIP_USER := 0
+export JUPYTER_PREFER_ENV_PATH := 1
+unexport PIP_TARGET PIP_PREFIX PIP_ROOT JUPYTER_PATH CDPATH
+# The report's own, and no copies that were made of them.
+NOTEBOOKS = $(shell ls notebooks | LC_ALL=C grep -xE '[0-9][0-9]_[a-z_]+\.ipynb' | sed 's|^|notebooks/|')
 .DEFAULT_GOAL := help
 .PHONY: help reproduce test cartoonize demo bench ablations lab report readme verify soak audit outputs lock clean
 
@@ -18,14 +24,14 @@ test: .venv/ready ## unit tests, then the notebooks under nbval, on the processo
 	@CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest tests
 	@results=$$(mktemp -d) && trap 'rm -rf "$$results"' EXIT && \
 		CUDA_VISIBLE_DEVICES= CARTOONLIB_RESULTS=$$results $(BIN)/python -m pytest \
-		--nbval-lax --nbval-current-env --nbval-cell-timeout=300 -x -p no:cacheprovider notebooks/[0-9][0-9]_*[a-z].ipynb
+		--nbval-lax --nbval-current-env --nbval-cell-timeout=300 -x -p no:cacheprovider $(NOTEBOOKS)
 	@if nvidia-smi -L > /dev/null 2>&1; then $(BIN)/python -m pytest tests -m gpu; fi
 
 cartoonize: .venv/ready ## turn a photo, or a folder of photos, into cartoons: make cartoonize PHOTO=photo.jpg STYLE=anime
 	@$(if $(PHOTO),,$(error Say which photo: make cartoonize PHOTO=photo.jpg))$(BIN)/python -m cartoonlib "$$PHOTO" --style "$$STYLE"
 
 demo: .venv/ready ## the same in a browser: notebook 08 as a page, for this machine alone, at the address that it prints
-	@cd notebooks && $(abspath $(BIN))/voila 08_your_photo.ipynb
+	@bin="$$(cd "$(BIN)" && pwd)" && cd notebooks && "$$bin/voila" 08_your_photo.ipynb
 
 bench: .venv/ready ## time a training step beside the original's, its parts, its growth and its floor (notebook 07 at 128 px)
 	@$(BIN)/python -m cartoonlib.bench
@@ -34,7 +40,7 @@ ablations: .venv/ready ## train the styles and the rows of notebook 05 side by s
 	@$(BIN)/python -m cartoonlib.runs ablations $(PROFILE) --workers $(WORKERS)
 
 lab: .venv/ready ## open JupyterLab on the notebooks
-	@$(BIN)/jupyter lab --ip=127.0.0.1 --notebook-dir=notebooks
+	@$(BIN)/jupyter lab --ip=127.0.0.1 --allow-root --notebook-dir=notebooks
 
 report: .venv/ready ## join executed notebooks into results/PROFILE/report.html
 	@$(BIN)/python -m cartoonlib.report join $(PROFILE)
@@ -45,7 +51,7 @@ readme: .venv/ready ## render README.md, the pages of results/ and the generator
 verify: .venv/ready ## render them too, and say where the files in git differ
 	@$(BIN)/python -m cartoonlib.report verify
 
-soak: .venv/ready ## the long tests: kill -9 at random moments, 1,000 broken images, other numbers of threads (an hour)
+soak: .venv/ready ## the long tests: kill -9 at random moments, films and pictures of all kinds, other numbers of threads (an hour)
 	@$(BIN)/python tests/soak.py
 
 audit: .venv/ready ## known weaknesses of the locked packages, where the network can say; reports, never fails
@@ -56,8 +62,8 @@ audit: .venv/ready ## known weaknesses of the locked packages, where the network
 
 outputs: .venv/ready ## renew the kept outputs of the notebooks' checked cells (after a change that should change them)
 	@results=$$(mktemp -d) && trap 'rm -rf "$$results"' EXIT && CARTOONLIB_RESULTS=$$results \
-		$(BIN)/jupyter nbconvert --to notebook --inplace --execute notebooks/[0-9][0-9]_*[a-z].ipynb
-	@$(BIN)/nbstripout --keep-id --keep-count notebooks/[0-9][0-9]_*[a-z].ipynb
+		$(BIN)/jupyter nbconvert --to notebook --inplace --execute $(NOTEBOOKS)
+	@$(BIN)/nbstripout --keep-id --keep-count $(NOTEBOOKS)
 
 lock: ## renew requirements.lock and environment.yml from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --generate-hashes --no-header --no-emit-index-url \

@@ -2,6 +2,7 @@
 
 * kill -9 at random moments of each stage of a small run: what the next start makes has the same bits as without.
 * kill -9 at random moments of `make reproduce PROFILE=smoke`: the same for its metrics.
+* 100 films and 200 pictures as users have them, whole and cut: each ends in a right picture or in one sentence.
 * 1,000 broken or hostile images among 100 good ones: a reason for each, and no good one lost.
 * Two threads instead of one: metrics that stay within the intervals of one.
 """
@@ -26,6 +27,7 @@ import matplotlib.cbook
 import numpy as np
 import skimage.data
 import torch
+from made_media import end_of_film, end_of_picture, make_film, make_picture, random_film, random_picture
 from PIL import Image
 
 from cartoonlib import features, files
@@ -41,6 +43,7 @@ SEED = 0
 STAGES = ("data preparation", "pretraining", "structure start", "training", "ablations", "evaluation")
 ROWS = ("without texture", "original")
 HOSTILE, GOOD = 1000, 100
+FILMS, PICTURES = 100, 200
 
 
 def silent(_line: str) -> None:
@@ -334,6 +337,34 @@ def bad_data(work: Path) -> dict:
     }
 
 
+# --- films and pictures ---------------------------------------------------------------------------------------------
+
+
+def media(work: Path) -> dict:
+    """Films and pictures of made_media.py: how many end in a right picture, in one sentence, or wrongly."""
+    ends = {}
+    parts = (("films", FILMS, random_film, make_film, end_of_film),
+             ("pictures", PICTURES, random_picture, make_picture, end_of_picture))  # fmt: skip
+    for name, number, draw, make, end in parts:
+        folder = work / name
+        folder.mkdir()
+        ends[name] = {"tried": number, "right": 0, "sentence": 0, "wrong": []}
+        for seed in range(number):
+            made = draw(random.Random(SEED + seed))
+            path = folder / f"{seed}.{made.suffix}"
+            make(path, made)
+            try:
+                found, why = end(path, made)
+            except Exception as error:
+                found, why = "wrong", repr(error)
+            if found == "wrong":
+                ends[name]["wrong"].append(f"{seed}: {why}")
+            else:
+                ends[name][found] += 1
+        print(f"{name}: {ends[name]}", flush=True)
+    return {"seed": SEED, **ends}
+
+
 # --- threads --------------------------------------------------------------------------------------------------------
 
 
@@ -351,7 +382,7 @@ def threads(work: Path) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = {"kills": kills, "threads": threads, "bad_data": bad_data, "reproductions": reproductions}
+    parts = {"kills": kills, "threads": threads, "bad_data": bad_data, "media": media, "reproductions": reproductions}
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(parts)}; all when none is named, the others are kept")
     parser.add_argument("--kills", type=int, default=200, help="of the small run, over all its stages")
     parser.add_argument("--reproductions", type=int, default=5, help="of make reproduce PROFILE=smoke that are killed")
@@ -381,11 +412,12 @@ def told(results: dict) -> bool:
             tried += sum(results[name]["tried"].values()) if of_stages else results[name]["tried"]
             survived += sum(results[name]["survived"].values()) if of_stages else results[name]["survived"]
     print(f"survived / tried: {survived} / {tried}")
+    wrong = [line for name in ("films", "pictures") for line in results.get("media", {}).get(name, {}).get("wrong", [])]
     same = results.get("kills", {}).get("twice_the_same_bits", True)
     bad = results.get("bad_data", {"good_lost": [], "without_a_reason": 0})
     # The original code's variant magnifies rounding more than nine photos' intervals allow; the full method must not.
     outside = any("full method" in row for row in results.get("threads", {"outside": []})["outside"])
-    return survived == tried and same and not (bad["good_lost"] or bad["without_a_reason"] or outside)
+    return survived == tried and same and not (bad["good_lost"] or bad["without_a_reason"] or outside or wrong)
 
 
 if __name__ == "__main__":

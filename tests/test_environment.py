@@ -6,7 +6,9 @@ without dependency resolution (facenet-pytorch's metadata asks for an old torch)
 requirement files take --no-deps.
 """
 
+import os
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -140,6 +142,38 @@ def test_conda_users_get_the_versions_of_the_lock_too():
     assert version in PYTHONS and SpecifierSet(PROJECT["requires-python"]).contains(version)
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert "pip install" in makefile and "--require-hashes --no-deps -r requirements.lock" in makefile
+
+
+# --- make, on machines that differ ----------------------------------------------------------------------------------
+
+
+def make(folder: Path, *arguments: str, **environment: str) -> str:
+    """What make prints in a folder that has the Makefile."""
+    command = ["make", "-f", str(ROOT / "Makefile"), "-o", ".venv/ready", *arguments]
+    done = subprocess.run(command, cwd=folder, env=os.environ | environment, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_make_runs_in_a_path_with_a_space_and_as_root(tmp_path):
+    folder = tmp_path / "my project"
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    (folder / "notebooks").mkdir()
+    for name in ("voila", "jupyter", "python"):
+        program = folder / ".venv" / "bin" / name
+        program.write_text('#!/bin/sh\necho "$PWD: $@"\n', encoding="utf-8")
+        program.chmod(0o755)
+    assert make(folder, "demo") == f"{folder}/notebooks: 08_your_photo.ipynb\n"
+    assert make(folder, "demo", CDPATH=f":{tmp_path}") == f"{folder}/notebooks: 08_your_photo.ipynb\n"
+    assert "--allow-root" in make(folder, "lab")  # Jupyter refuses to start in most containers without it
+    assert make(folder, "verify") == f"{folder}: -m cartoonlib.report verify\n"
+
+
+def test_settings_for_other_projects_do_not_reach_pip_and_jupyter(tmp_path):
+    wrong = {"PIP_USER": "1", "PIP_TARGET": "x", "PIP_PREFIX": "x", "JUPYTER_PATH": "x", "JUPYTER_PREFER_ENV_PATH": "0"}
+    lines = make(tmp_path, "--eval", "show: ; @env", "show", **wrong).splitlines()
+    assert {"PIP_USER=0", "JUPYTER_PREFER_ENV_PATH=1"} <= set(lines)
+    assert not any(line.startswith(("PIP_TARGET=", "PIP_PREFIX=", "JUPYTER_PATH=")) for line in lines)
 
 
 if __name__ == "__main__":

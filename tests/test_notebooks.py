@@ -12,9 +12,9 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from cartoonlib import files, losses, representations
 from cartoonlib.profile import LOSSES
-from cartoonlib.report.execute import NAMED
+from cartoonlib.report.execute import notebooks_in
 
-NOTEBOOKS = sorted(files.NOTEBOOKS.glob(NAMED))
+NOTEBOOKS = notebooks_in(files.NOTEBOOKS)
 CHECKED, IGNORED = "nbval-check-output", "nbval-ignore-output"
 NBVAL = ["--nbval-lax", "--nbval-current-env"]  # as in the Makefile
 
@@ -47,6 +47,20 @@ def code(notebook):
 def test_the_notebooks_are_there_in_reading_order():
     names = "01_data 02_losses 03_pretrain 04_train 05_ablations 06_evaluation 07_performance 08_your_photo"
     assert [path.stem for path in NOTEBOOKS] == names.split()
+
+
+def test_copies_of_notebooks_are_none_of_the_report(tmp_path):
+    """As JupyterLab, Finder and people name them; the Makefile lists those of the report in a second way."""
+    right = ["04_train.ipynb", "08_your_photo.ipynb"]
+    copies = ["04_train-Copy1.ipynb", "04_train copy.ipynb", "04_train (1).ipynb", "Untitled.ipynb", "4_train.ipynb",
+              "04_train.running.ipynb", "04_Train.ipynb", ".04_train.ipynb"]  # fmt: skip
+    (tmp_path / "notebooks").mkdir()
+    for name in right + copies:
+        (tmp_path / "notebooks" / name).touch()
+    assert [path.name for path in notebooks_in(tmp_path / "notebooks")] == right
+    makefile = ["make", "-f", str(files.ROOT / "Makefile"), "--eval", "list: ; @echo $(NOTEBOOKS)", "list"]
+    listed = subprocess.run(makefile, cwd=tmp_path, capture_output=True, encoding="utf-8").stdout
+    assert listed.split() == [f"notebooks/{name}" for name in right]
 
 
 def test_the_first_code_cell_holds_the_parameters(code):
@@ -106,7 +120,7 @@ def test_no_path_of_a_machine_is_in_it(notebook):
 def test_the_makefile_runs_nbval_like_this_test():
     makefile = (files.ROOT / "Makefile").read_text(encoding="utf-8")
     assert all(option in makefile for option in NBVAL)
-    assert makefile.count(f"notebooks/{NAMED}") == 3  # make test, and twice make outputs: no copies and no drafts
+    assert makefile.count("$(NOTEBOOKS)") == 3  # make test, and twice make outputs: no copies and no drafts
 
 
 def test_a_link_to_a_function_leads_to_its_line():

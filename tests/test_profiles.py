@@ -277,6 +277,15 @@ def test_wrong_ablations_are_refused(folder, row, message):
         ablation_rows(Profile(name="test"))
 
 
+def test_a_profile_that_is_not_utf8_is_one_sentence(folder):
+    for encoding in ("latin-1", "utf-16"):
+        (folder / "mine.yaml").write_bytes("faces: [~/café]".encode(encoding))
+        with pytest.raises(InputError, match="mine.yaml is not valid YAML in UTF-8"):
+            load_profile("mine")
+    (folder / "mine.yaml").write_text("seed: 3", encoding="utf-8-sig")  # as some editors begin a file
+    assert load_profile("mine").seed == 3
+
+
 def test_a_row_may_change_its_own_steps(folder):
     (folder / "ablations.yaml").write_text("sweep:\n  longer: {train_steps: 70}\n", encoding="utf-8")
     assert ablation_rows(Profile(name="test"))["sweep"]["longer"].train_steps == 70

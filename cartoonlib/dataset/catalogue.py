@@ -10,6 +10,7 @@ import yaml
 from .. import files
 from ..files import InputError
 from ..media.films import VIDEOS
+from ..media.listing import told, walk
 from ..media.pictures import suffixes
 
 
@@ -73,16 +74,17 @@ def style_name(style: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", Path(style).stem.lower()).strip("_") or "folder"
 
 
-def listing(source: Source) -> list[Path]:
-    """The image files of a set that lies in a folder, sorted. Raises InputError if there is none."""
+def listing(source: Source) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """The images of a set that lies in a folder, and what is passed over there. Raises InputError if there is none."""
     if not source.path.is_dir():
         raise InputError(f"{source.title}: there is no folder {source.path}. {source.get}")
-    readable = suffixes()
-    paths = (path for path in source.path.glob(source.glob) if path.suffix.lower() in readable and path.is_file())
-    found = sorted(path for path in paths if not path.name.startswith("."))
+    wanted = set(source.path.glob(source.glob))
+    found, passed = walk(source.path, suffixes())
+    found = [path for path in found if path in wanted]
     if not found:
-        raise InputError(f"{source.title}: the folder {source.path} holds no images. {source.get}")
-    return found
+        others = f"passed over: {told(passed) or 'nothing'}"
+        raise InputError(f"{source.title}: the folder {source.path} holds no images ({others}). {source.get}")
+    return found, passed
 
 
 def fingerprint(source: Source) -> list:
@@ -90,7 +92,7 @@ def fingerprint(source: Source) -> list:
     if source.packages or source.drawn:
         return []
     stamps = []
-    for path in [source.path] if source.path.is_file() else listing(source):
-        status = path.stat()
+    for path in [source.path] if source.path.is_file() else listing(source)[0]:
+        status = path.stat(follow_symlinks=path.exists())  # of a link to nothing, its own
         stamps.append([path.relative_to(source.path).as_posix(), status.st_size, status.st_mtime_ns])
     return stamps[0][1:] if source.path.is_file() else stamps

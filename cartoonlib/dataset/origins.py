@@ -1,7 +1,6 @@
 """The raw images of a set, one by one: out of folders, npm archives, wheels and films, or drawn by DiceBear."""
 
 import colorsys
-import contextlib
 import fnmatch
 import hashlib
 import io
@@ -39,20 +38,27 @@ class RawImage(NamedTuple):
     decode: Callable[[bytes], np.ndarray]
 
 
-def raw_images(source: Source, side: int, limit: int = 0) -> tuple[int, Iterator[RawImage]]:
+def raw_images(
+    source: Source, side: int, limit: int = 0, rejected: list[dict] | None = None
+) -> tuple[int, Iterator[RawImage]]:
     """The number of raw images of a set, and the images one by one.
 
     side: that they will have, in pixels, for vector faces. limit: how many will be taken, 0 for all; with a limit files
     come in the order of their names' hashes, and a video's frames further apart, so that the first few stand for all.
+    rejected: gets what is passed over in a folder, and what is missing of a video: file and reason.
     """
+    rejected = [] if rejected is None else rejected
     if source.drawn:
         return source.drawn["count"], _drawn_faces(source, side)
     if source.path.is_file():
-        return _frames(source, limit)
+        return _frames(source, limit, rejected)
     if source.packages:
         found = _packaged(source)
     else:
-        found = [(path.relative_to(source.path).as_posix(), path, source.licence) for path in listing(source)]
+        paths, passed = listing(source)
+        found = [(path.relative_to(source.path).as_posix(), path, source.licence) for path in paths]
+        names = [path.relative_to(source.path).as_posix() for path, _ in passed]
+        rejected += [{"file": name, "reason": f"passed over: {kind}"} for name, (_, kind) in zip(names, passed)]
     if limit:
         found.sort(key=lambda item: hashlib.sha256(item[0].encode(errors="surrogateescape")).digest())
     return len(found), (RawImage(name, licence, _read(path), decode) for name, path, licence in found)
@@ -92,23 +98,26 @@ def _packaged(source: Source) -> list[tuple[str, Path, str]]:
     return found
 
 
-def _frames(source: Source, limit: int) -> tuple[int, Iterator[RawImage]]:
+def _frames(source: Source, limit: int, rejected: list[dict]) -> tuple[int, Iterator[RawImage]]:
     """Frames at equal distances over a whole film; their bytes are those of the pixels."""
     try:
-        begin, end = films.span(source.path)
+        begin, end, note = films.span(source.path)
     except InputError as problem:
         raise InputError(f"{source.path}: {problem}. Convert it to MP4.") from None
     count = max(1, min(limit or FRAMES_OF_A_VIDEO, int((end - begin) / SECONDS_BETWEEN_FRAMES)))
-    return count, _frames_at(source, [float(begin + (end - begin) * number / count) for number in range(count)])
+    times = [float(begin + (end - begin) * number / count) for number in range(count)]
+    if note:
+        rejected.append({"file": source.path.name, "reason": f"end of the film, for {note}"})
+    return count, _frames_at(source, times, rejected)
 
 
-def _frames_at(source: Source, times: list[float]) -> Iterator[RawImage]:
+def _frames_at(source: Source, times: list[float], rejected: list[dict]) -> Iterator[RawImage]:
     """For each time, in seconds and rising, the first frame then or later that no earlier time has got."""
-    taken = 0
+    taken, broken = 0, []
     with films.open_film(source.path) as (container, stream):
-        for frame in _decoded(container, stream):
+        for frame in films.read(container, stream, broken):
             if taken == len(times):
-                return
+                break
             if frame.time is None or frame.time < times[taken]:
                 continue
             taken += 1
@@ -121,16 +130,7 @@ def _frames_at(source: Source, times: list[float]) -> Iterator[RawImage]:
                 pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
             unpack = partial(np.ndarray, pixels.shape, np.uint8)  # takes the bytes for such an array
             yield RawImage(f"{source.path.name}@{frame.time:.2f}s", source.licence, pixels.tobytes(), unpack)
-
-
-def _decoded(container, stream) -> Iterator:
-    """All frames that can be decoded."""
-    import av
-
-    with contextlib.suppress(av.error.FFmpegError):  # a film that breaks off: what came before is good
-        for packet in container.demux(stream):
-            with contextlib.suppress(av.error.InvalidDataError):
-                yield from packet.decode()
+    rejected += [{"file": source.path.name, "reason": f"unreadable: the piece at byte {place}"} for place in broken]
 
 
 def _drawn_faces(source: Source, side: int) -> Iterator[RawImage]:

@@ -152,7 +152,7 @@ def _prepare(source: Source, folder: Path, side: int, limit: int, test_fraction:
 def _kept(source: Source, side: int, limit: int, rejected: list[dict]) -> Iterator[tuple[dict, Square]]:
     """Entry of the manifest and square of each image that is kept; `rejected` gets the others, with the reason."""
     names, near = {}, NearDuplicates()  # names: SHA-256 of the raw file -> the first one with it
-    total, raw = raw_images(source, side, limit)
+    total, raw = raw_images(source, side, limit, rejected)
     crop = "faces" if source.kind == "faces" else source.crop
     for item in tqdm(raw, desc=source.name, total=total, unit="image", disable=None, leave=False):  # on a terminal only
         sha256 = hashlib.sha256(item.content).hexdigest()

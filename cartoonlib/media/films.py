@@ -4,13 +4,27 @@ import contextlib
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from ..files import InputError
 
-VIDEOS = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg"}
+VIDEOS = {
+    ".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".3gp", ".3g2", ".wmv",
+    ".asf", ".flv", ".ogv", ".mpe", ".m2v", ".vob",
+}  # fmt: skip
 HDR = (9, 10, 16, 18)  # BT.2020's matrices; the transfer curves PQ and HLG
+STILLS = ("mjpeg", "png", "bmp", "gif", "webp", "tiff")  # codecs of covers, and of films that have no other picture
+SHORT = 0.5  # seconds that a film may be shorter than its file states
+
+
+class Span(NamedTuple):
+    """Seconds at which a film's first frame begins and its last one ends; and a sentence when its end is missing."""
+
+    begin: Fraction
+    end: Fraction
+    note: str
 
 
 @contextlib.contextmanager
@@ -25,25 +39,60 @@ def open_film(path: Path) -> Iterator[tuple]:
         raise InputError(f"it cannot be read as a video ({getattr(error, 'strerror', None) or error})") from None
     with container:
         still = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
-        stream = next((stream for stream in container.streams.video if not stream.disposition & still), None)
+        pictures = [s for s in container.streams.video if s.codec_context and not s.disposition & still]
+        stream = min(pictures, key=lambda s: s.codec_context.name in STILLS, default=None)
         if stream is None:
-            raise InputError("there is no picture in this video")
+            raise InputError("there is no picture in this video that can be read")
         stream.thread_type = "AUTO"
         yield container, stream
 
 
-def span(path: Path) -> tuple[Fraction, Fraction]:
-    """Seconds at which a film's first frame begins and its last one ends, by its packets, for headers may be wrong."""
+def read(container, stream, broken: list, *others) -> Iterator:
+    """A film's frames, and the packets of other streams, as far as it can be read; `broken` gets pieces that cannot."""
     import av
 
-    times, last = [], 0
-    with open_film(path) as (container, stream), contextlib.suppress(av.error.FFmpegError):
-        for packet in container.demux(stream):
-            time = packet.dts if packet.pts is None else packet.pts
-            if time is not None and not packet.is_discard:
-                times.append(time)
-                last = max(last, time + (packet.duration or 0))
-    return min(times, default=0) * stream.time_base, last * stream.time_base
+    with contextlib.suppress(av.error.FFmpegError):
+        for packet in container.demux(stream, *others):
+            if packet.stream.index != stream.index:
+                yield packet
+                continue
+            try:
+                frames = packet.decode()
+            except av.error.FFmpegError:
+                broken.append(packet.pos)
+            else:
+                yield from frames
+
+
+def span(path: Path) -> Span:
+    """When a film begins and ends, by its packets, for headers may be wrong; and whether they state more than there is.
+
+    What they state is the length of the picture, or, where they are silent about that, the end of all streams.
+    """
+    import av
+
+    shown, decoded, furthest = [], [], Fraction(0)  # (begin, end) of the picture's packets, as seen and as stored
+    with open_film(path) as (container, stream):
+        with contextlib.suppress(av.error.FFmpegError):
+            for packet in container.demux():
+                seen = packet.dts if packet.pts is None else packet.pts
+                if seen is None or packet.is_discard:
+                    continue
+                pairs = [(time, time + (packet.duration or 0)) for time in (seen, packet.dts) if time is not None]
+                pairs = [(begin * packet.time_base, end * packet.time_base) for begin, end in pairs]
+                furthest = max(furthest, pairs[0][1])
+                if packet.stream.index == stream.index:
+                    shown.append(pairs[0])
+                    decoded.append(pairs[-1])
+        found, stated = furthest, Fraction(container.duration or 0, 10**6)
+        if stream.duration:  # where some are missing, those that are shown leave gaps, but not those that are stored
+            found = decoded[-1][1] - decoded[0][0] if decoded else Fraction(0)
+            stated = stream.duration * stream.time_base
+            if container.format.name == "avi" and stream.average_rate:  # whose length FFmpeg shortens by the file's
+                stated = stream.frames / stream.average_rate
+    note = f"it breaks off after {float(found):.1f} of the {float(stated):.1f} s that its file states"
+    begin, end = min(shown, default=(Fraction(0),))[0], max((end for _, end in shown), default=Fraction(0))
+    return Span(begin, end, note if stated - found > SHORT else "")
 
 
 def matrix(frame) -> int:

@@ -30,10 +30,11 @@ def run(options: argparse.Namespace, problems: list[str]) -> None:
 
         generator = OnnxGenerator(to_onnx(generator))
     output = Path(os.path.expanduser(options.output))
-    if output.exists() and not output.is_dir():
-        raise InputError(f"{output} is a file: give a folder for the cartoons with -o.")
-    pairs, refused = folders.find(options.photos, output, Path(options.style).stem, options.overwrite)
+    if not options.output or output.exists() and not output.is_dir():
+        raise InputError(f"{options.output or 'An empty name'} is no folder: give one for the cartoons with -o.")
+    pairs, refused, notes = folders.find(options.photos, output, Path(options.style).stem, options.overwrite)
     problems += refused
+    sys.stderr.writelines(f"{note}\n" for note in notes)
     missing = pairs if options.overwrite else [pair for pair in pairs if not _is_drawn(pair[1])]
     if len(missing) < len(pairs):
         drawn = len(pairs) - len(missing)
@@ -70,13 +71,14 @@ def _draw_all(pairs: list[folders.Pair], generator, options: argparse.Namespace,
         for number, (path, target) in enumerate(pairs, start=1):
             draw = _draw_film if path.suffix.lower() in VIDEOS else _draw_photo
             try:
-                draw(path, target, generator, options, bar)
+                for note in draw(path, target, generator, options, bar):
+                    bar.write(f"{path}: {note}", file=sys.stderr)
             except Exception as error:  # one file never stops the rest
-                problems.append(f"{path}: {_reason(error)}")
+                problems.append(f"{path}: {reason(error)}")
             bar.update(number - bar.n)
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """Why a file could not be drawn, for its user."""
     if isinstance(error, InputError):
         return str(error)
@@ -87,22 +89,23 @@ def _reason(error: Exception) -> str:
     return repr(error)
 
 
-def _draw_photo(path: Path, target: Path, generator, options: argparse.Namespace, bar: tqdm) -> None:
-    photo, alpha = read_picture(path)
+def _draw_photo(path: Path, target: Path, generator, options: argparse.Namespace, bar: tqdm) -> list[str]:
+    notes: list[str] = []
+    photo, alpha = read_picture(path, notes=notes)
     cartoon = faces_only(generator, photo, options.strength, options.memory) if options.faces else None
     if options.faces and cartoon is None:
-        bar.write(f"{path}: no face found, so the whole picture is drawn", file=sys.stderr)
+        notes.append("no face found, so the whole picture is drawn")
     if cartoon is None:
         cartoon = cartoonize(generator, photo, options.strength, options.scale, options.memory, bar.update)
     formats.write(target if alpha is None else formats.with_alpha(target), cartoon, alpha)
+    return notes
 
 
-def _draw_film(path: Path, target: Path, generator, options: argparse.Namespace, bar: tqdm) -> None:
+def _draw_film(path: Path, target: Path, generator, options: argparse.Namespace, bar: tqdm) -> list[str]:
     from . import video  # and PyAV, which no photo needs
 
     if options.faces:
         raise InputError("--faces is for photos: faces found anew in each frame would flicker")
     scale = options.scale or usual_scale(video.first_frames(path))
     settings = {"strength": options.strength, "scale": scale, "memory": options.memory}
-    for note in video.convert(path, target, partial(cartoonize, generator, **settings), bar.update):
-        bar.write(f"{path}: {note}", file=sys.stderr)
+    return video.convert(path, target, partial(cartoonize, generator, **settings), bar.update)

@@ -123,7 +123,7 @@ def _spans(length: int, core: int) -> Iterator[tuple[int, int]]:
 
 
 def _coefficients(generator: Generator, view: np.ndarray, span: tuple) -> tuple[torch.Tensor, ...]:
-    """What the network sees of a tile of the view, with the pixels around it, and slope and intercept of its cartoon."""
+    """What the network sees of a tile, with the pixels around it, and slope and intercept of its cartoon there."""
     top, bottom, left, right = span
     y, x = max(0, top - MARGIN), max(0, left - MARGIN)  # multiples of 4, as all of them
     seen = to_tensor(np.array(view[None, y : bottom + MARGIN, x : right + MARGIN]))

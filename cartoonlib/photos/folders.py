@@ -1,25 +1,24 @@
 """Which files and folders are drawn, and where each cartoon goes."""
 
 import os
-import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 from ..media.films import VIDEOS
+from ..media.listing import UNREADABLE, told, walk
 from ..media.pictures import suffixes
 from .formats import suffix_of_cartoon
 
 Pair = tuple[Path, Path]  # a photo, and the place of its cartoon
 
 
-def find(given: list[str], output: Path, style: str, overwrite: bool) -> tuple[list[Pair], list[str]]:
-    """(photo, its cartoon) of all files and folders that were given; and a sentence on each that cannot be taken.
+def find(given: list[str], output: Path, style: str, overwrite: bool) -> tuple[list[Pair], list[str], list[str]]:
+    """(photo, its cartoon) of all that was given; a sentence on each that cannot be taken, and on what is passed over.
 
     Folders keep their structure. The cartoon of `a/b.jpg` in folder `a` is `output/b-STYLE.jpg`; formats that are only
-    read become PNG or Matroska; where that name is taken, `b.jpg-STYLE.jpg`. Links to folders are not followed, hidden
-    files and the output folder are left out, and so are cartoons of an earlier run that lie among the photos.
+    read become PNG or Matroska; where that name is taken, `b.jpg-STYLE.jpg`. The output folder is left out, and so are
+    cartoons of an earlier run that lie among the photos.
     """
-    places, in_folders, problems = _photos(given, output)
+    places, in_folders, problems, notes = _photos(given, output)
     targets: dict[str, Pair] = {}  # by the target's name in lower case: some disks do not tell A.png from a.png
     for file, folder in places.values():
         candidates = _candidates(file, folder, output, style)
@@ -38,29 +37,32 @@ def find(given: list[str], output: Path, style: str, overwrite: bool) -> tuple[l
             problems.append(f"{file}: its cartoon would overwrite {target}, one of the photos; give a folder with -o")
         else:
             pairs.append((file, target))
-    return pairs, problems
+    return pairs, problems, notes
 
 
-def _photos(given: list[str], output: Path) -> tuple[dict[str, tuple[Path, Path]], set[str], list[str]]:
-    """Every file once, by its real path, with the folder for its cartoon; which were found in folders; problems."""
+def _photos(given: list[str], output: Path) -> tuple[dict[str, tuple[Path, Path]], set[str], list[str], list[str]]:
+    """Every file once, by its real path, with the folder for its cartoon; which were in folders; problems; notes."""
     places: dict[str, tuple[Path, Path]] = {}
     in_folders: set[str] = set()
-    problems: list[str] = []
+    problems, notes = [], []
+    readable = suffixes() | VIDEOS
     for name in given:
         path = Path(os.path.expanduser(name))
-        if os.path.isdir(path):
-            found = sorted(_walk(path, os.path.realpath(output), problems))
+        if os.path.isdir(path) and name:  # an empty name would be the current folder
+            found, passed = walk(path, readable, os.path.realpath(output))
+            problems += [f"{folder}: this folder cannot be read" for folder, kind in passed if kind == UNREADABLE]
             in_folders.update(os.path.realpath(file) for file in found)
+            if passed:
+                notes.append(f"{path}: passed over: {told(passed)}")
             if not found:
-                kinds = ", ".join(sorted(suffixes() | VIDEOS))
-                problems.append(f"{path}: no picture or video in this folder; {kinds} are read")
+                problems.append(f"{path}: no picture or video in this folder; {', '.join(sorted(readable))} are read")
             for file in found:
                 places.setdefault(os.path.realpath(file), (file, output / file.parent.relative_to(path)))
         elif os.path.isfile(path):
             places.setdefault(os.path.realpath(path), (path, output))
         else:
-            problems.append(f"{path}: there is no such file or folder")
-    return places, in_folders, problems
+            problems.append(f"{name or 'an empty name'}: there is no such file or folder")
+    return places, in_folders, problems, notes
 
 
 def _candidates(file: Path, folder: Path, output: Path, style: str) -> list[Path]:
@@ -68,27 +70,3 @@ def _candidates(file: Path, folder: Path, output: Path, style: str) -> list[Path
     suffix = suffix_of_cartoon(file)
     names = (f"{file.stem}-{style}{suffix}", f"{file.name}-{style}{suffix}")
     return [place / name for place in (folder, output / file.absolute().parent.name) for name in names]
-
-
-def _walk(folder: Path, output: str, problems: list[str]) -> Iterator[Path]:
-    """All files below a folder that look like pictures or videos; dangling links too, so that they are named."""
-    readable = suffixes() | VIDEOS
-
-    def unreadable(error: OSError) -> None:
-        problems.append(f"{error.filename}: this folder cannot be read ({error.strerror})")
-
-    for place, subfolders, names in os.walk(folder, onerror=unreadable):
-        visible = [name for name in subfolders if not name.startswith(".")]
-        subfolders[:] = [name for name in visible if os.path.realpath(os.path.join(place, name)) != output]
-        for name in names:
-            path = Path(place, name)
-            if not name.startswith(".") and path.suffix.lower() in readable and _is_file(path):
-                yield path
-
-
-def _is_file(path: Path) -> bool:
-    """False for what would make a reader wait, like a pipe."""
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except OSError:
-        return True  # a dangling link, say: reading it says what is wrong

@@ -1,44 +1,58 @@
 """What the page of notebook 08 does behind its buttons: read a photo, draw it, show it, save its cartoon."""
 
 import io
+import itertools
+import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from ..files import InputError
 from ..media.pictures import read_picture
 from . import formats
 from .draw import cartoonize, faces_only
 
 SHOWN_SIDE = 1200  # px, the longer side at most of what the page shows
+NAME = 150  # bytes of a photo's name at most that its cartoons are called after; a disk takes some 255 in all
 
 
 class Drawing:
-    """A photo, uint8 (H, W, 3), with its name and its alpha, uint8 (H, W) or None; and the cartoon last made of it."""
+    """A photo, uint8 (H, W, 3), with its name and its alpha, uint8 (H, W) or None; and its cartoon, or None."""
 
     def __init__(self, name: str, photo: np.ndarray):
-        self.name, self.photo, self.alpha, self.cartoon = name, photo, None, photo
+        self.name, self.photo, self.alpha, self.cartoon, self.notes = name, photo, None, None, []
 
     def read(self, name: str, content: bytes) -> None:
         """Take the photo in a file's content instead. InputError, and nothing changes, when there is none in it."""
-        self.photo, self.alpha = read_picture(io.BytesIO(content))
-        self.name = Path(name).stem
+        notes: list[str] = []
+        self.photo, self.alpha = read_picture(io.BytesIO(content), notes=notes)
+        self.name, self.cartoon, self.notes = os.fsencode(Path(name).stem)[:NAME].decode(errors="ignore"), None, notes
 
     def draw(self, generator, strength: float, scale: float | None, faces: bool) -> str:
         """Make the cartoon, by draw.cartoonize or, with `faces`, by draw.faces_only; returns a note on it, or ""."""
+        self.cartoon = None  # in case of an error
         drawn = faces_only(generator, self.photo, strength) if faces else None
         self.cartoon = cartoonize(generator, self.photo, strength, scale) if drawn is None else drawn
-        return "No face found, so the whole picture is drawn." if faces and drawn is None else ""
+        missed = ["no face found, so the whole picture is drawn"] if faces and drawn is None else []
+        return "; ".join(self.notes + missed)
 
     def save(self, folder: Path, style: str, strength: float) -> Path:
-        """Write the cartoon, in the photo's size, as FOLDER/NAME-STYLE-PERCENT.png. InputError when that fails."""
-        path = folder / f"{self.name}-{style}-{100 * strength:.0f}.png"
+        """Write the cartoon, in the photo's size, as FOLDER/NAME-STYLE-PERCENT.png; a number is added if need be."""
+        if self.cartoon is None:
+            raise InputError("there is no cartoon to save")
+        stem = f"{self.name}-{style}-{100 * strength:.0f}"
+        path, numbers = folder / f"{stem}.png", itertools.count(2)
+        while os.path.lexists(path):
+            path = folder / f"{stem}-{next(numbers)}.png"
         formats.write(path, self.cartoon, self.alpha)
         return path.resolve()
 
 
-def preview(picture: np.ndarray) -> bytes:
-    """A PNG of a picture, uint8 (H, W, 3), made smaller when a side is longer than SHOWN_SIDE."""
+def preview(picture: np.ndarray | None) -> bytes:
+    """A PNG of a picture, uint8 (H, W, 3), made smaller when a side is longer than SHOWN_SIDE; nothing of none."""
+    if picture is None:
+        return b""
     image, buffer = Image.fromarray(picture), io.BytesIO()
     image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
     image.save(buffer, "PNG")

@@ -6,7 +6,10 @@ from pathlib import Path
 
 from ..files import ROOT, InputError
 
-GENERATORS = ROOT / "results" / "reference" / "generators"  # those that come with the project
+# Those that come with the project: where they are made, or where pip puts them when it installs a copy.
+GENERATORS = ROOT / "results" / "reference" / "generators"
+if not GENERATORS.is_dir():
+    GENERATORS = Path(__file__).resolve().parent.parent / "generators"
 
 
 def styles() -> list[str]:
@@ -37,8 +40,9 @@ def load(style: str):
         except Exception as error:  # safetensors raises many kinds
             raise InputError(f"{own} is no generator of this project ({str(error).splitlines()[0]}).") from None
     path = GENERATORS / f"{style}.safetensors"
+    if not (known := ", ".join(styles())):
+        raise InputError(f"There is no generator in {GENERATORS}: fetch it from the project, or give one with --style.")
     if style not in styles():
-        known = ", ".join(styles())
         raise InputError(f"There is no style `{style}`: choose one of {known}, or give a .safetensors or .onnx file.")
     card = path.with_suffix(".md")
     if not card.exists() or hashlib.sha256(path.read_bytes()).hexdigest() not in card.read_text(encoding="utf-8"):

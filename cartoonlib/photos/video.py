@@ -1,6 +1,6 @@
 """A video in, its cartoon out: frame by frame, with its sound, its timing and its size."""
 
-import contextlib
+import io
 import itertools
 import os
 from collections.abc import Callable, Iterator
@@ -20,10 +20,10 @@ LOOKS = 10  # for a face, half a second apart
 
 
 def first_frames(path: Path) -> Iterator[np.ndarray]:
-    """Upright frames, uint8 (H, W, 3), of a film's first seconds, LOOKS at most; none after a broken one."""
-    with films.open_film(path) as (source, picture), contextlib.suppress(av.error.FFmpegError, ValueError):
+    """Upright frames, uint8 (H, W, 3), of a film's first seconds, LOOKS at most."""
+    with films.open_film(path) as (source, picture):
         step = max(1, round(min(60, picture.average_rate or 25) / 2))
-        for frame in itertools.islice(source.decode(picture), 0, LOOKS * step, step):
+        for frame in itertools.islice(films.read(source, picture, []), 0, LOOKS * step, step):
             yield films.pixels(frame, picture)[0]
 
 
@@ -32,73 +32,59 @@ def convert(
 ) -> list[str]:
     """Write a copy of a video with every frame drawn anew, whole or not at all; a run that is stopped begins again.
 
-    Frames keep their times, also at a variable rate, and are turned upright as the file says. The sound is copied.
+    Frames keep their times, also at a variable rate, and are turned upright as the file says. Sound, subtitles, titles
+    and languages are copied.
 
     Args:
         draw: a frame, uint8 (H, W, 3) RGB -> the same.
         progress: is told the part of the whole that each frame is.
 
-    Returns sentences on what was left out: sound that cannot be copied, frames that cannot be read.
+    Returns sentences on what was left out: tracks that cannot be copied, frames that cannot be read, a missing end.
     """
     part = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
+    span = films.span(path)
     try:
         with films.open_film(path) as (source, picture):
             target.parent.mkdir(parents=True, exist_ok=True)
             with av.open(str(part.absolute()), "w") as output:
-                copy = _Copy(source, picture, output, films.span(path), draw, progress)
+                copy = _Copy(source, picture, output, span, draw, progress)
                 copy.run()
-        if not copy.frames:
+        if copy.last is None:
             raise InputError("no frame of this video can be read")
         os.replace(part, target)
     except (av.error.InvalidDataError, ValueError) as error:
-        raise InputError(f"it cannot be read as a video ({_said(error)})") from None
+        raise InputError(f"it cannot be read as a video ({getattr(error, 'strerror', None) or error})") from None
     finally:
         part.unlink(missing_ok=True)
-    if copy.broken:
-        copy.notes.append(f"pieces left out because they cannot be read: {copy.broken}")
-    return copy.notes
-
-
-def _said(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
+    broken = f"pieces left out because they cannot be read: {len(copy.broken)}" if copy.broken else ""
+    return [note for note in (copy.left_out, broken, span.note) if note]
 
 
 class _Copy:
     """What is known while a video is copied: the encoder, which needs the first frame, and the time of the last one."""
 
-    def __init__(self, source, picture, output, span: tuple, draw: Callable, progress: Callable | None):
+    def __init__(self, source, picture, output, span: films.Span, draw: Callable, progress: Callable | None):
         self.source, self.picture, self.output, self.draw, self.progress = source, picture, output, draw, progress
-        self.begin, self.end = span
-        self.encoder, self.waiting, self.notes = None, [], []
+        self.span, self.encoder, self.waiting, self.copies = span, None, [], {}
         self.rate = picture.average_rate or 25
-        self.frames, self.broken, self.last, self.told = 0, 0, None, 0.0
-        self.sounds = {}
-        for stream in source.streams.audio:
-            try:
-                self.sounds[stream.index] = output.add_stream_from_template(stream)
-            except (av.error.FFmpegError, ValueError) as error:
-                self.notes.append(f"its sound cannot be copied ({_said(error)}) and is left out")
+        self.broken, self.last = [], None
+        others = [stream for stream in source.streams if stream.index != picture.index]
+        self.kept = {stream.index: stream for stream in others if _can_hold(output.format.name, stream)}
+        names = ", ".join(f"{stream.index} ({stream.type})" for stream in others if stream.index not in self.kept)
+        self.left_out = f"tracks that its cartoon is without: {names}" if names else ""
 
     def run(self) -> None:
-        streams = [self.picture, *(stream for stream in self.source.streams.audio if stream.index in self.sounds)]
-        for packet in self.source.demux(streams):
-            if packet.stream.index in self.sounds:
-                if packet.dts is not None:
-                    packet.stream = self.sounds[packet.stream.index]
-                    self.waiting.append(packet)
-                if self.encoder is not None:  # all streams must be there before the first packet
-                    self.output.mux(self.waiting)
-                    self.waiting.clear()
-                continue
-            try:
-                frames = packet.decode()
-            except av.error.InvalidDataError:
-                self.broken += 1
-                continue
-            for frame in frames:
-                self._frame(frame)
+        for item in films.read(self.source, self.picture, self.broken, *self.kept.values()):
+            if isinstance(item, av.VideoFrame):
+                self._frame(item)
+            elif item.dts is not None:
+                self.waiting.append(item)
+            while self.waiting and self.encoder is not None:  # all tracks must be there before the first packet
+                packet = self.waiting.pop(0)
+                packet.stream = self.copies[packet.stream.index]
+                self.output.mux(packet)
         if self.encoder is not None:
-            self.output.mux([*self.waiting, *self.encoder.encode(None)])
+            self.output.mux(self.encoder.encode(None))
 
     def _frame(self, frame) -> None:
         """Draw a frame and write it at its own time, the first of two that have the same."""
@@ -116,15 +102,13 @@ class _Copy:
         drawn = drawn.reformat(format=self.encoder.pix_fmt, dst_colorspace=matrix, dst_color_range=ColorRange.MPEG)
         drawn.pts, drawn.time_base, drawn.duration = time, self.picture.time_base, length
         self.output.mux(self.encoder.encode(drawn))
-        self.frames, self.last = self.frames + 1, time
-        if self.progress and self.end > self.begin:
-            share = (time * self.picture.time_base - self.begin) / (self.end - self.begin)
-            share = max(self.told, min(1.0, float(share)))
-            self.progress(share - self.told)
-            self.told = share
+        if self.progress and self.span.end > self.span.begin:
+            before = self.span.begin if self.last is None else self.last * self.picture.time_base
+            self.progress(float((time * self.picture.time_base - before) / (self.span.end - self.span.begin)))
+        self.last = time
 
     def _start(self, height: int, width: int, matrix: int, pixel_shape: Fraction) -> None:
-        """Add the encoder of a film of that size."""
+        """Add the encoder of a film of that size, and the tracks that are kept."""
         if min(height, width) < SMALLEST:
             raise InputError(f"it is {width} x {height} px, and {SMALLEST} each way are needed")
         self.encoder = self.output.add_stream("libx264", rate=self.rate, options=ENCODER)
@@ -133,3 +117,23 @@ class _Copy:
         context = self.encoder.codec_context
         context.time_base, context.sample_aspect_ratio = self.picture.time_base, pixel_shape
         context.colorspace, context.color_range = matrix, ColorRange.MPEG
+        self.copies = {index: self.output.add_stream_from_template(stream) for index, stream in self.kept.items()}
+        for index, copy in self.copies.items():
+            copy.disposition = self.kept[index].disposition
+        named = [(self.source, self.output), *((self.kept[index], copy) for index, copy in self.copies.items())]
+        for original, copy in named:  # of what else is said there, the place may be private
+            copy.metadata.update({key: text for key, text in original.metadata.items() if key in ("title", "language")})
+        self.output.set_chapters(self.source.chapters())
+
+
+def _can_hold(container: str, stream) -> bool:
+    """Whether a track of sound or subtitles can be copied into a film of such a container."""
+    if stream.type not in ("audio", "subtitle"):
+        return False
+    try:
+        with av.open(io.BytesIO(), "w", format=container) as trial:
+            trial.add_stream_from_template(stream)
+            trial.start_encoding()
+        return True
+    except (av.error.FFmpegError, ValueError):
+        return False

@@ -16,7 +16,6 @@ from . import figures, metrics
 from .book import Report
 from .findings import Estimates
 from .metrics import Evaluator
-from .tables import table
 
 Groups = dict[str, dict[str, Profile]]
 NO_ROWS = {"runs": {}, "metrics": [], "differences": []}  # what ablations.json would say of an empty table
@@ -40,11 +39,10 @@ def weights(full: Profile, names: Iterable[str]) -> str:
     return "\n".join(f"{name} {getattr(full.weights, name):g}" for name in names)
 
 
-def rows_markdown(groups: Groups) -> str:
-    """A markdown table: a line a row, with what it changes."""
+def changed_rows(groups: Groups) -> list[tuple[str, str, str]]:
+    """(group, title, what it changes) of all rows."""
     full = groups["full"]["full method"]
-    lines = [[group, title, changes(row, full) or "-"] for group, title, row in rows_of(groups)]
-    return table(["group", "row", "settings that differ from the full method"], lines, 3)
+    return [(group, title, changes(row, full) or "-") for group, title, row in rows_of(groups)]
 
 
 def train(report: Report, groups: Groups, style: str, progress: Callable) -> tuple[dict[str, Run], dict[str, str]]:

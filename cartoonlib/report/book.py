@@ -3,6 +3,7 @@
 import datetime
 import io
 import json
+import os
 import platform
 import re
 import subprocess
@@ -18,7 +19,7 @@ from .. import features, files, networks
 from ..dataset.prepare import ImageSet
 from ..dataset.sets import Sets
 from ..device import pick_device, pick_dtype
-from ..files import InputError, write_atomic
+from ..files import write_atomic
 from ..images import center_crop
 from ..profile import Profile
 from ..runs import store
@@ -118,19 +119,21 @@ class Report:
 
     def read_numbers(self, name: str, part: str | None = None) -> dict | list:
         """The numbers of results/<profile>/<name>.json, or another part of it: `environment`, where they were made."""
-        path = self.folder / f"{name}.json"
-        if not path.exists():
-            raise InputError(f"{path} is missing: run the notebooks before this one first (make reproduce).")
-        return json.loads(path.read_text(encoding="utf-8"))[part or name]
+        return render.Results(files.RESULTS).read(f"{self.profile.name}/{name}.json")[part or name]
 
 
 def commit() -> str:
     """The git commit of the code, marked when files other than results differ from it; `none` outside a clone."""
+    # A hook of another repository says by variables that all is about that one; the owner may be another than the user.
+    own = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=files.ROOT, capture_output=True, encoding="utf-8").stdout.strip()
+        command = ["git", "-c", f"safe.directory={files.ROOT}", *arguments]
+        return subprocess.run(command, cwd=files.ROOT, env=own, capture_output=True, encoding="utf-8").stdout.strip()
 
     try:
+        if git("rev-parse", "--show-toplevel") != str(files.ROOT):
+            return "none"  # a copy of the files inside another repository
         changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)results")
         return (git("describe", "--always", "--exclude=*") or "none") + ("-dirty" if changed else "")
     except OSError:

@@ -3,14 +3,18 @@
 Every stage inside is idempotent, so a run that was stopped goes on where it was.
 """
 
-import contextlib
 import os
+import re
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpecManager
+from traitlets import Unicode, default
+from traitlets.config import Config
 
 from .. import features, files, landmarks
 from ..files import InputError, lock, write_atomic
@@ -31,19 +35,18 @@ class _OneLine:
         sys.stderr.flush()
 
 
-@contextlib.contextmanager
-def _kernels_write_to(path: Path) -> Iterator[None]:
-    """Send what kernels write to the terminal into a file: a kernel that is stopped writes pages about it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    python_stderr = sys.stderr
-    with open(path, "wb") as log, os.fdopen(os.dup(2), "w", encoding="utf-8") as terminal:
-        os.dup2(log.fileno(), 2)  # 2 is what kernels inherit
-        sys.stderr = terminal  # this process goes on writing to the terminal
-        try:
-            yield
-        finally:
-            os.dup2(terminal.fileno(), 2)
-            sys.stderr = python_stderr
+class Kernel(AsyncKernelManager):
+    """Starts this Python, whatever kernels of the same name its user or the machine has."""
+
+    errors = Unicode("kernel.log", config=True)  # written to instead of the terminal: one that is stopped writes pages
+
+    @default("kernel_spec_manager")
+    def _ipykernels_own(self) -> KernelSpecManager:
+        return KernelSpecManager(kernel_dirs=[])
+
+    async def start_kernel(self, **options) -> None:
+        with open(self.errors, "wb") as log:
+            await super().start_kernel(stderr=log, **options)
 
 
 def execute(notebook: Path, target: Path, profile: str) -> None:
@@ -54,15 +57,18 @@ def execute(notebook: Path, target: Path, profile: str) -> None:
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
-    from traitlets.config import Config
 
     running = target.with_suffix(".running.ipynb")
     running.parent.mkdir(parents=True, exist_ok=True)
+    # Sockets in a folder of its own, whose names hold 107 bytes: two runs at once cannot take each other's.
+    sockets = tempfile.TemporaryDirectory(dir="/tmp" if len(tempfile.gettempdir()) > 80 else None)
     try:
-        papermill.execute_notebook(
-            notebook, running, {"profile": profile}, cwd=files.NOTEBOOKS, progress_bar=False, stdout_file=_OneLine(),
-            config=Config({"KernelManager": {"transport": "ipc"}}),  # two runs at once cannot take each other's ports
-        )  # fmt: skip
+        with sockets as folder:
+            kernel = {"transport": "ipc", "ip": f"{folder}/kernel", "errors": str(target.with_name("kernel.log"))}
+            papermill.execute_notebook(
+                notebook, running, {"profile": profile}, cwd=files.NOTEBOOKS, progress_bar=False,
+                stdout_file=_OneLine(), kernel_manager_class=Kernel, config=Config({"Kernel": kernel}),
+            )  # fmt: skip
     except PapermillExecutionError as error:
         text = error.evalue if error.ename in ("InputError", "TrainingStopped") else f"{error.ename}: {error.evalue}"
         where = f"{notebook.name} stopped in cell {error.exec_count}"
@@ -101,6 +107,11 @@ def without_traces(executed: str) -> str:
     return nbformat.writes(content) + "\n"
 
 
+def notebooks_in(folder: Path) -> list[Path]:
+    """The report's notebooks in their order; copies that a user made, such as 04_train-Copy1, are none of them."""
+    return sorted(path for path in folder.glob("*.ipynb") if re.fullmatch(r"\d\d_[a-z_]+", path.stem))
+
+
 def reproduce(profile: str) -> None:
     """Execute every notebook in order and join them to a page; messages and progress go to the terminal.
 
@@ -110,13 +121,12 @@ def reproduce(profile: str) -> None:
     features.PERCEPTUAL[settings.perceptual]()  # these two read their weights
     landmarks.landmark_network(settings.landmarks)
     folder, started = files.RESULTS / profile, time.monotonic()
-    notebooks = sorted(files.NOTEBOOKS.glob(NAMED))
+    notebooks = notebooks_in(files.NOTEBOOKS)
     with lock(folder / ".lock", f"Another process is making {folder}: wait until it has ended, or stop it."):
         for number, notebook in enumerate(notebooks, start=1):
             minutes = (time.monotonic() - started) / 60
             print(f"[{number}/{len(notebooks)}] {notebook.stem} (after {minutes:.1f} min)", file=sys.stderr)
-            with _kernels_write_to(folder / "notebooks" / "kernel.log"):
-                execute(notebook, folder / "notebooks" / notebook.name, profile)
+            execute(notebook, folder / "notebooks" / notebook.name, profile)
             if sys.stderr.isatty():
                 sys.stderr.write("\n")
         page = join(profile)
@@ -127,8 +137,7 @@ def join(profile: str) -> Path:
     """Join the executed notebooks of a profile into one self-contained HTML page that opens offline."""
     from nbconvert import HTMLExporter
 
-    executed = sorted((files.RESULTS / profile / "notebooks").glob("[0-9]*.ipynb"))
-    executed = [nbformat.read(path, as_version=4) for path in executed if ".running" not in path.name]
+    executed = [nbformat.read(path, as_version=4) for path in notebooks_in(files.RESULTS / profile / "notebooks")]
     if not executed:
         raise InputError(f"No executed notebook of profile {profile} yet: make reproduce PROFILE={profile} makes them.")
     whole = executed[0]

@@ -39,7 +39,7 @@ def hand_made_points(size: int) -> Faces | None:
         return None
     by_name = json.loads((source.path / "points189.json").read_text(encoding="utf-8"))
     pictures, found, truth = [], [], []
-    for path in catalogue.listing(source):
+    for path in catalogue.listing(source)[0]:
         picture = np.array(origins.decode(path.read_bytes())) if path.stem in by_name else None
         faces = [] if picture is None else detect_faces(picture)
         if not faces:

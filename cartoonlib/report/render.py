@@ -62,23 +62,35 @@ class Results:
         return self.folder / profile / "generators" / f"{style}.safetensors"
 
 
-def _rendered(template: str, names: dict) -> str:
-    """A page; InputError for a name that the template has and the results lack."""
+def _environment() -> jinja2.Environment:
+    """Where templates are found, and how their numbers are written."""
     env = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES, encoding="utf-8"), undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
+    env.globals["tables"] = tables
     env.filters |= {
         "number": tables.number,
         "interval": tables.interval,
+        "median_and_range": tables.median_and_range,
         "signed": tables.signed,
         "thousands": lambda value: f"{value:,.0f}",
         "percent": lambda part: f"{100 * part:.0f} %",
         "gigabytes": lambda megabytes: f"{megabytes / 1000:.1f} GB",
         "spread": lambda values: f"{values['median']:.2f} ({values['min']:.2f}-{values['max']:.2f})",
     }
+    return env
+
+
+def shown(table: str, *values) -> str:
+    """One of the tables of measured.md.j2, in markdown: what it is made of is said there."""
+    return getattr(_environment().get_template("measured.md.j2").module, table)(*values)
+
+
+def _rendered(template: str, names: dict) -> str:
+    """A page; InputError for a name that the template has and the results lack."""
     try:
-        return env.get_template(template, globals={"tables": tables}).render(names)
+        return _environment().get_template(template).render(names)
     except jinja2.UndefinedError as error:
         raise InputError(f"{template} names a result that is not there ({error.message})") from None
 

@@ -9,9 +9,8 @@ from ..dataset.structures import features_mask, flat
 from ..images import to_tensor, to_uint8
 from ..looks import drawn
 from ..media.faces import CANONICAL
-from ..profile import Look, Profile
+from ..profile import Profile
 from ..runs.store import Run
-from .tables import table
 
 
 def flat_regions(photos: np.ndarray, flatten: float) -> np.ndarray:
@@ -38,16 +37,6 @@ def targets(photos: np.ndarray, profile: Profile, styles: Iterable[str]) -> dict
     """Columns of a comparison: the photos in flat regions, at the profile's own price, then each style's drawing."""
     flat_ones = flat_regions(photos, profile.look.flatten)[..., :3]
     return {"flat regions": flat_ones, **{style: target(photos, profile.of(style)) for style in styles}}
-
-
-def looks_markdown(profile: Profile, styles: Iterable[str]) -> str:
-    """A markdown table: the look of every style, set by hand, and how long it is taught."""
-    lines = []
-    for style in styles:
-        p = profile.of(style)
-        values = [f"{value:g}" if isinstance(value, float) else str(value) for value in p.look.model_dump().values()]
-        lines.append([style, str(p.start_steps), *values])
-    return table(["style", "steps", *Look.model_fields], lines)
 
 
 def logs(runs: dict[str, Run]) -> dict[str, list[dict]]:

@@ -34,6 +34,12 @@ def interval(row: dict) -> str:
     return f"{number(row['value'])} [{number(row['low'])}, {number(row['high'])}]"
 
 
+def median_and_range(values: dict[str, float]) -> str:
+    """A spread as `median (min to max)`."""
+    low, middle, high = (number(values[key]) for key in ("min", "median", "max"))
+    return f"{middle} ({low} to {high})"
+
+
 def signed(row: dict) -> str:
     """A difference with its interval, and whether that holds zero."""
     value, low, high = (("+" if row[key] >= 0 else "") + number(row[key]) for key in ("value", "low", "high"))
@@ -59,10 +65,11 @@ def measured(rows: list[dict], metric: str) -> tuple[dict[tuple, dict], str]:
     if not found:
         known = ", ".join(sorted({row["metric"] for row in rows}))
         raise InputError(f"No `{metric}` was measured: choose one of {known or 'what you measure first'}.")
-    return found, _title(metric, (row["features"] for row in found.values()))
+    return found, title(metric, (row["features"] for row in found.values()))
 
 
-def _title(metric: str, features: Iterable[str]) -> str:
+def title(metric: str, features: Iterable[str]) -> str:
+    """What a metric is called, with the networks that made its features."""
     named = ", ".join(name for name in dict.fromkeys(features) if name not in ("", "-"))
     return METRICS.get(metric, metric) + (f" ({named})" if named else "")
 
@@ -84,25 +91,6 @@ def styles_markdown(rows: list[dict]) -> str:
     found = {row["metric"] for row in styles}
     columns = [metric for metric in (*PAGE_METRICS, "hand_made_error", "milliseconds") if metric in found]
     return table_markdown(styles, columns)
-
-
-def seeds_markdown(seeds: list[dict]) -> str:
-    """Runs that differ in their seed (findings.seeds): a line a variant and metric, with mean and deviation."""
-    lines = []
-    for row in seeds:
-        values = ", ".join(number(value) for value in row["values"])
-        spread = f"{number(row['mean'])} ± {number(row['deviation'])}"
-        lines.append([row["variant"], _title(row["metric"], [row["features"]]), values, spread])
-    return table(["variant", "metric", "seed 0, 1, 2", "mean ± deviation"], lines, 2)
-
-
-def differences_markdown(differences: list[dict]) -> str:
-    """Paired differences (findings.differences): a line for each pair of variants, a column for each metric."""
-    found = {(row["variant"], row["reference"], row["metric"]): signed(row) for row in differences}
-    metrics = list(dict.fromkeys(metric for *_, metric in found))
-    pairs = dict.fromkeys((variant, reference) for variant, reference, _ in found)
-    lines = [[*pair, *(found[*pair, metric] for metric in metrics)] for pair in pairs]
-    return table(["variant", "compared with", *(METRICS.get(metric, metric) for metric in metrics)], lines, 2)
 
 
 def goals_markdown(goals: list[dict]) -> str:

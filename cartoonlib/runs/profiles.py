@@ -14,8 +14,8 @@ def read_yaml(path: Path) -> dict:
     """The settings in a file; InputError when it is not YAML, or holds something else."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {str(error).splitlines()[0]}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid YAML in UTF-8: {str(error).splitlines()[0]}.") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} must hold lines of the form `key: value`.")
     return content
@@ -26,7 +26,8 @@ def load_profile(name: str, overrides: dict | None = None) -> Profile:
     path = files.PROFILES / f"{name}.yaml"
     known = sorted(p.stem for p in files.PROFILES.glob("*.yaml") if p.stem != "ablations")
     if name not in known:
-        raise InputError(f"There is no profile `{name}`: choose one of {', '.join(known)}, or add {path.name}.")
+        names = ", ".join(known) or "those in a clone of the project"
+        raise InputError(f"There is no profile `{name}`: choose one of {names}, or add {path.name}.")
     profile, overrides = profile_of({"name": name} | read_yaml(path)), overrides or {}
     for key in overrides:
         if not isinstance(key, str):

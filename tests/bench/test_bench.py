@@ -15,7 +15,6 @@ from torch import nn
 from cartoonlib import files
 from cartoonlib.bench import __main__ as command
 from cartoonlib.bench import comparisons, figures, measuring, original, scaling, steps
-from cartoonlib.bench import tables as bench_tables
 from cartoonlib.profile import Profile
 from cartoonlib.report import tables
 from cartoonlib.runs.profiles import load_profile
@@ -317,7 +316,7 @@ def test_precisions_are_compared_seed_by_seed():
 
 
 def test_a_spread_is_shown_with_three_digits():
-    assert bench_tables.median_and_range({"min": 0.01234, "median": 1.2345, "max": 1234.5}) == "1.23 (0.0123 to 1230)"
+    assert tables.median_and_range({"min": 0.01234, "median": 1.2345, "max": 1234.5}) == "1.23 (0.0123 to 1230)"
 
 
 def test_a_wrong_command_ends_with_one_sentence(monkeypatch):

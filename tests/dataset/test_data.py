@@ -56,7 +56,7 @@ def test_hostile_photos_are_left_out_with_a_reason(folders):
     Image.new("RGB", (1, 1)).save(photos / "h dot.png")
     noise(0).save(photos / "i noise.png")
     (photos / "j empty.jpg").touch()
-    (photos / "k notes.txt").write_text("other files are no business of ours", encoding="utf-8")
+    (photos / "k notes.txt").write_text("no picture", encoding="utf-8")
     images = prepared(photos, size=128)
     assert [entry["file"] for entry in images.manifest] == ["a.png"]
     found = reasons(images)
@@ -70,6 +70,7 @@ def test_hostile_photos_are_left_out_with_a_reason(folders):
         "h dot.png": "small: an image of 1 x 1 px",
         "i noise.png": "no face",
         "j empty.jpg": "unreadable",
+        "k notes.txt": "passed over: .txt",
     }.items():
         assert found.pop(name).startswith(start), name
     assert not found

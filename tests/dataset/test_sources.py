@@ -52,6 +52,29 @@ def test_names_of_any_bytes(tmp_path, monkeypatch):
     assert {os.fsencode(entry["file"]) for entry in images.manifest} == {b"caf\xe9.png", b"b.png"}
 
 
+def test_what_a_training_folder_passes_over_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "PROCESSED", tmp_path / "processed")
+    folder = tmp_path / "photos"
+    for name in ("a.png", "sub/b.jfif", ".thumbnails/a.png", ".hidden.png", "raw.nef", "film.mp4"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((90, 90), 60).save(folder / name, "JPEG" if name.endswith("jfif") else "PNG")
+    (folder / "elsewhere").symlink_to(tmp_path)
+    (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    said = []
+    images = prepare(str(folder), 64, kind="cartoons", test_fraction=0.5, progress=said.append)
+    assert {entry["file"] for entry in images.manifest} == {"a.png", "sub/b.jfif"}
+    assert {item["file"]: item["reason"].split(" (")[0] for item in images.rejected} == {
+        ".hidden.png": "passed over: hidden", ".thumbnails": "passed over: hidden", "raw.nef": "passed over: .nef",
+        "elsewhere": "passed over: links to folders", "film.mp4": "passed over: .mp4",
+        "gone.png": "unreadable: it cannot be read as a picture",
+    }  # fmt: skip
+    assert "left out: 5 passed over, 1 unreadable" in said[-1]
+    for name in ("a.png", "sub/b.jfif", "gone.png"):
+        (folder / name).unlink()
+    with pytest.raises(InputError, match="holds no images .passed over: 2 hidden, 1 links to folders, 1 .mp4, 1 .nef"):
+        prepare(str(folder), 64, kind="cartoons", test_fraction=0.5)
+
+
 def archive(path, members):
     with tarfile.open(path, "w:gz") as tar:
         for name, content in members.items():

@@ -1,9 +1,12 @@
 """Films: the same upright pixels for training and for `cartoonize`, and frames of training over the whole length."""
 
+import io
+import re
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import made_media
 import numpy as np
 import pytest
 from av.stream import Disposition
@@ -109,7 +112,7 @@ def test_a_film_is_turned_and_mirrored_as_its_matrix_says(display, tmp_path):
 def test_the_frames_of_training_are_spread_over_a_film_wherever_it_begins(tmp_path):
     source = film(tmp_path / "film.mkv", frames=40, start=100)
     assert list(training_frames(source, limit=4)) == ["100.00s", "101.00s", "102.00s", "103.00s"]
-    assert films.span(source) == (100, 104)
+    assert films.span(source) == (100, 104, "")
     shares = []
     video.convert(source, tmp_path / "copy.mkv", lambda pixels: pixels, shares.append)
     assert len(shares) == 40 and shares[1] == pytest.approx(1 / 40) and sum(shares) <= 1
@@ -142,7 +145,104 @@ def test_pixels_of_a_film_become_squares_and_its_colours_those_of_its_size(tmp_p
 def test_a_film_that_breaks_off_gives_what_came_before(tmp_path):
     source = film(tmp_path / "film.mkv", frames=100)
     source.write_bytes(source.read_bytes()[: source.stat().st_size * 2 // 3])
-    begin, end = films.span(source)
-    assert begin == 0 and 3 < end < 9
+    begin, end, note = films.span(source)
+    assert begin == 0 and 3 < end < 9 and note.startswith("it breaks off after")
     times = [float(time.rstrip("s")) for time in training_frames(source, limit=4)]
     assert len(times) == 4 and np.diff(times) == pytest.approx(float(end) / 4, abs=0.11)
+
+
+# --- faults that users of such tools meet ---------------------------------------------------------------------------
+
+PLAIN = made_media.Film(
+    "mp4", "libx264", "yuv420p", "", (96, 64), Fraction(25), 50, start=0, shape=Fraction(1), turn=(1, 0, 0, 1),
+    cover=False, sounds=1, gaps=False, cut=1,
+)  # fmt: skip
+SUBTITLES = b"1\n00:00:00,000 --> 00:00:01,000\nhello\n\n2\n00:00:01,000 --> 00:00:01,500\nbye\n\n"
+
+
+def made(folder: Path, **changes) -> Path:
+    """A film of made_media.py, like PLAIN but for some changes."""
+    film = PLAIN._replace(**changes)
+    path = folder / f"film.{film.suffix}"
+    made_media.make_film(path, film)
+    return path
+
+
+def test_cover_art_that_nothing_marks_is_not_the_picture(tmp_path):
+    """As some programs write it: a picture track like any other, the first, with one frame."""
+    with av.open(str(tmp_path / "film.mkv"), "w") as output, av.open(str(made(tmp_path))) as source:
+        still = output.add_stream("mjpeg", rate=1)
+        still.width, still.height, still.pix_fmt = 64, 64, "yuvj420p"
+        copy = output.add_stream_from_template(source.streams.video[0])
+        frame = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")
+        frame.pts = 0
+        output.mux([*still.encode(frame), *still.encode(None)])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = copy
+                output.mux(packet)
+    frames = cartoonize_frames(tmp_path / "film.mkv")
+    assert len(frames) == 50 and not made_media.shown_wrongly(frames[0])
+    assert not made_media.shown_wrongly(next(iter(training_frames(tmp_path / "film.mkv").values())))
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
+def test_a_truncated_film_is_not_silent(suffix, tmp_path, monkeypatch):
+    kind = {"avi": {"codec": "mjpeg", "pixels": "yuvj420p"}}.get(suffix, {})
+    whole = made(tmp_path, suffix=suffix, **kind)
+    assert films.span(whole).note == "" and video.convert(whole, tmp_path / "copy.mkv", lambda pixels: pixels) == []
+    cut = made(tmp_path, suffix=suffix, **kind, cut=0.5)
+    *_, note = video.convert(cut, tmp_path / "copy.mkv", lambda pixels: pixels)  # perhaps behind half a frame
+    found = re.fullmatch(r"it breaks off after (.*) of the 2.0 s that its file states", note)
+    with av.open(str(tmp_path / "copy.mkv")) as copy:
+        assert float(found[1]) == pytest.approx(sum(1 for _ in copy.decode(video=0)) / 25, abs=0.2)
+    monkeypatch.setattr(files, "PROCESSED", tmp_path / "processed")
+    said = []
+    images = prepare(str(cut), 48, test_fraction=0.0, progress=said.append)
+    assert {"file": cut.name, "reason": f"end of the film, for {note}"} in images.rejected and note in said[-1]
+
+
+def test_tracks_keep_their_languages_and_titles_and_what_is_left_out_is_named(tmp_path):
+    source, film = made(tmp_path, sound="aac", sounds=3), tmp_path / "film.mkv"
+    subtitles = io.BytesIO(SUBTITLES)
+    with av.open(str(source)) as a, av.open(subtitles, format="srt") as b, av.open(str(film), "w") as output:
+        output.metadata["title"] = "Holiday"
+        copies = {stream: output.add_stream_from_template(stream) for stream in (*a.streams, *b.streams)}
+        for stream, language in zip(a.streams.audio, ("eng", "deu", "fra")):
+            copies[stream].metadata["language"] = language
+        copies[b.streams[0]].metadata.update(language="fra", title="for the deaf")
+        output.add_attachment("font.ttf", "application/x-truetype-font", b"font")
+        half = {"start": 0, "end": 1000, "time_base": Fraction(1, 1000)}
+        output.set_chapters([{"id": 1, **half, "metadata": {"title": "the sea"}}])
+        for packet in (*a.demux(), *b.demux()):
+            if packet.dts is not None:
+                packet.stream = copies[packet.stream]
+                output.mux(packet)
+    notes = video.convert(film, tmp_path / "copy.mkv", lambda pixels: pixels)
+    assert notes == ["tracks that its cartoon is without: 5 (attachment)"]
+    with av.open(str(tmp_path / "copy.mkv")) as copy:
+        assert copy.metadata["title"] == "Holiday" and copy.chapters()[0]["metadata"] == {"title": "the sea"}
+        tracks = [(stream.type, stream.language, stream.metadata.get("title")) for stream in copy.streams]
+        sounds = [("audio", language, None) for language in ("eng", "deu", "fra")]
+        assert tracks == [("video", None, None), *sounds, ("subtitle", "fra", "for the deaf")]
+        assert [bytes(packet) for packet in copy.demux(subtitles=0) if packet.size] == [b"hello", b"bye"]
+
+
+def test_a_film_that_changes_its_size_is_drawn_to_its_end(tmp_path):
+    kinds = ({"size": (96, 64)}, {"size": (128, 96), "start": 10})
+    parts = [made(tmp_path, suffix="ts", **kind).read_bytes() for kind in kinds]
+    (tmp_path / "both.ts").write_bytes(b"".join(parts))
+    assert len(cartoonize_frames(tmp_path / "both.ts")) == 100
+
+
+def test_the_makers_of_soak_find_what_is_wrong(tmp_path, monkeypatch):
+    path = made(tmp_path, turn=(0, 1, -1, 0))
+    assert made_media.end_of_film(path, PLAIN._replace(turn=(0, 1, -1, 0))) == ("right", "")
+    end, why = made_media.end_of_film(path, PLAIN)
+    assert end == "wrong" and "instead of" in why
+    (tmp_path / "broken.mp4").write_bytes(b"no film")
+    assert made_media.end_of_film(tmp_path / "broken.mp4", PLAIN._replace(cut=0.5))[0] == "sentence"
+    picture = made_media.Picture("png", "PNG", "RGB", (96, 64), 6, b"", 1, 1.0, 1)
+    made_media.make_picture(tmp_path / "a.png", picture)
+    assert made_media.end_of_picture(tmp_path / "a.png", picture) == ("right", "")
+    assert made_media.end_of_picture(tmp_path / "a.png", picture._replace(orientation=8))[0] == "wrong"

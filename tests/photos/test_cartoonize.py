@@ -2,9 +2,14 @@
 
 import hashlib
 import io
+import json
 import os
+import shutil
 import subprocess
 import sys
+import tomllib
+import zlib
+from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
 
@@ -372,6 +377,73 @@ def test_the_limit_is_ours(tmp_path, monkeypatch):
         read_picture(saved(Image.new("1", (2000, 1001)), tmp_path / "b.png"))
 
 
+def png(path: Path, mode: str = "RGB", value=128, **chunks: bytes) -> Path:
+    """A PNG of one value with further chunks behind its header."""
+    content = io.BytesIO()
+    Image.new(mode, (20, 20), value).save(content, "PNG")
+    content = content.getvalue()
+    for name, chunk in chunks.items():
+        body = name.encode() + chunk
+        whole = len(chunk).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+        content = content[:33] + whole + content[33:]
+    path.write_bytes(content)
+    return path
+
+
+def test_the_gamma_of_a_png_is_honoured_and_an_hdr_one_refused(tmp_path):
+    def read(**chunks):
+        return read_picture(png(tmp_path / "a.png", value=(128, 128, 128), **chunks))[0].max()
+
+    gamma = {value: round(value * 1e5).to_bytes(4, "big") for value in (1.0, 0.45455, 0.0)}
+    assert read(gAMA=gamma[1.0]) == 188  # half of the light, as sRGB has it
+    assert read(gAMA=gamma[0.45455]) == read(gAMA=gamma[0.0]) == 128
+    assert read(gAMA=gamma[1.0], sRGB=b"\0") == 128  # sRGB outweighs gAMA
+    assert read(cICP=bytes([1, 13, 0, 1])) == 128
+    with pytest.raises(InputError, match="it is HDR"):
+        read(cICP=bytes([9, 16, 0, 1]))
+
+
+def test_a_transparent_grey_of_sixteen_bits_is_transparent(tmp_path):
+    rgb, alpha = read_picture(png(tmp_path / "a.png", "I;16", 30000, tRNS=(30000).to_bytes(2, "big")))
+    assert (alpha == 0).all() and (rgb == 117).all()
+    assert (read_picture(png(tmp_path / "a.png", "I;16", 30000, tRNS=(1).to_bytes(2, "big")))[1] == 255).all()
+
+
+def test_a_transparent_colour_of_sixteen_bits_is_transparent(tmp_path):
+    colour, depth = b"".join(value.to_bytes(2, "big") for value in (30000, 20000, 10000)), 16
+    header = (20).to_bytes(4, "big") * 2 + bytes([depth, 2, 0, 0, 0])
+    rows = (b"\0" + 10 * colour + 10 * b"\x90\0\x90\0\x90\0") * 20
+    content = b"\x89PNG\r\n\x1a\n"
+    for name, chunk in ((b"IHDR", header), (b"tRNS", colour), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+        content += len(chunk).to_bytes(4, "big") + name + chunk + zlib.crc32(name + chunk).to_bytes(4, "big")
+    (tmp_path / "a.png").write_bytes(content)
+    rgb, alpha = read_picture(tmp_path / "a.png")
+    assert rgb[0, 0].tolist() == [117, 78, 39] and rgb[0, -1].tolist() == [144] * 3
+    assert (alpha[:, :10] == 0).all() and (alpha[:, 10:] == 255).all()
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tiff", "avif"])
+def test_of_an_animation_it_is_said_that_the_first_frame_is_drawn(suffix, plain, tmp_path, capsys):
+    frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "green", "blue")]
+    source = saved(frames[0], tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:])
+    assert command(source, "-o", tmp_path / "out", "--style", "plain") == 0
+    assert f"{source}: it has 3 frames or pages, of which the first is taken" in capsys.readouterr().err
+    assert command(saved(frames[0], tmp_path / f"b.{suffix}"), "-o", tmp_path / "out", "--style", "plain") == 0
+    assert "frames" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "CMYK", "P"])
+def test_a_turned_tiff_is_the_same_from_a_path_and_from_bytes(mode, tmp_path):
+    """Pillow maps plain TIFF files of some modes into memory, with width and height of the turned picture."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30).astype(np.uint8)).convert(mode)
+    path = saved(image, tmp_path / "a.tiff", exif=exif)
+    rgb, _ = read_picture(path)
+    assert rgb.shape == (30, 20, 3) and np.array_equal(rgb, read_picture(io.BytesIO(path.read_bytes()))[0])
+    assert np.array_equal(rgb, np.asarray(image.convert("RGB").transpose(Image.Transpose.ROTATE_270)))
+
+
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
@@ -403,6 +475,26 @@ def test_a_folder_keeps_its_structure_and_is_not_done_twice(plain, photo, tmp_pa
     assert command(album, "-o", out, "--style", "plain", "--overwrite") == 0
     assert all((out / name).stat().st_mtime_ns != times[name] for name in made)
     assert {path: path.read_bytes() for path in album.rglob("*") if path.is_file()} == before
+
+
+def test_what_is_passed_over_in_a_folder_is_counted_and_named(plain, photo, tmp_path, capsys):
+    album, picture = tmp_path / "album", Image.fromarray(photo[:40, :50])
+    for name in ("a.jpg", "b.jfif", "c.jp2", ".hidden.png", ".thumbnails/d.png", "e/f.JPE"):
+        saved(picture, album / name, format="JPEG2000" if name.endswith("jp2") else "JPEG")
+    for name in ("a.xmp", "b.XMP", "raw.nef", "README"):
+        (album / name).touch()
+    (album / "elsewhere").symlink_to(tmp_path)
+    assert command(album, "-o", tmp_path / "out", "--style", "plain") == 0
+    assert f"{album}: passed over: 2 hidden, 2 .xmp, 1 README, 1 links to folders, 1 .nef\n" in capsys.readouterr().err
+    made = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
+    assert made == ["a-plain.jpg", "b-plain.jfif", "c-plain.png", "e/f-plain.JPE"]
+
+
+def test_an_empty_name_is_no_folder(plain, photo, tmp_path, monkeypatch):
+    saved(Image.fromarray(photo[:40, :50]), tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    assert "an empty name: there is no such file or folder" in command("", "-o", tmp_path / "out", "--style", "plain")
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_output_inside_the_folder_is_no_input(plain, photo, tmp_path):
@@ -576,7 +668,8 @@ def test_wrong_options_are_said_before_anything_is_done(arguments, words, plain,
     said = command(source, "-o", tmp_path / "out", *style, *arguments)
     assert said != 0 and words in str(said) + capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    assert "is a file" in command(source, "-o", source, "--style", "plain")
+    for folder in (source, ""):
+        assert "is no folder: give one" in command(source, "-o", folder, "--style", "plain")
 
 
 def test_it_runs_as_a_module_and_teaches_by_example():
@@ -665,9 +758,71 @@ def test_the_page_opens_draws_and_saves(generator, photo, face_photos, tmp_path)
     assert drawing.name == "mine.of me" and np.array_equal(drawing.photo, photo)
 
 
+def test_the_page_saves_over_nothing_and_takes_long_names(generator, tmp_path):
+    content = io.BytesIO()
+    Image.new("RGB", (20, 20), "red").save(content, "PNG")
+    drawing = page.Drawing("astronaut", np.zeros((20, 20, 3), np.uint8))
+    for name in ("image.jpg", "image.jpg", "漢" * 300 + ".jpg"):
+        drawing.read(name, content.getvalue())
+        with pytest.raises(InputError, match="no cartoon to save"):
+            drawing.save(tmp_path, "comic", 1.0)  # what was made of the photo before is not this one's
+        drawing.draw(generator, 1.0, None, faces=False)
+        drawing.save(tmp_path, "comic", 1.0)
+    drawing.save(tmp_path, "comic", 1.0)
+    names = [f"image-comic-100{number}.png" for number in ("", "-2")]
+    names += [f"{'漢' * 50}-comic-100{number}.png" for number in ("", "-2")]
+    assert {path.name for path in tmp_path.iterdir()} == set(names)
+
+
+def test_the_page_tells_every_error(tmp_path, monkeypatch):
+    """The buttons of notebook 08, without a browser."""
+    cells = json.loads((files.NOTEBOOKS / "08_your_photo.ipynb").read_text(encoding="utf-8"))["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    begin, end = (next(i for i, s in enumerate(sources) if word in s) for word in ("FileUpload", "observe("))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    names = {"generators": {"plain": None}, "display": lambda *_: None, "errors": [MemoryError(), OSError("no disk")]}
+    monkeypatch.setattr(page, "cartoonize", lambda generator, photo, *_: photo)
+    exec("\n".join([sources[1], *sources[begin : end + 1]]), names)
+    note, photo = names["note"], io.BytesIO()
+    Image.new("RGB", (20, 20)).save(photo, "PNG")
+
+    def upload(name, content):
+        item = {"name": name, "type": "", "size": 1, "content": memoryview(content), "last_modified": datetime.now()}
+        names["upload"].value = (item,)
+
+    upload("a.png", photo.getvalue())
+    names["button"].click()
+    assert note.value == f"Saved as {tmp_path / 'cartoons' / 'a-plain-100.png'}"
+    monkeypatch.setattr(formats, "write", lambda *_: (_ for _ in ()).throw(OSError("no such place")))
+    names["button"].click()
+    assert note.value == "its cartoon could not be written (no such place)"
+    upload("notes.txt", b"this is text")
+    assert note.value.startswith("notes.txt: it cannot be read as a picture")
+    monkeypatch.setattr(page, "cartoonize", lambda *_: (_ for _ in ()).throw(MemoryError()))
+    upload("b.png", photo.getvalue())
+    assert "there is too little memory" in note.value and bytes(names["after"].value) == b""
+
+
+def test_an_installed_copy_has_the_generators(plain, tmp_path):
+    """pip puts them into the package, where pyproject.toml says; there is no results/ then."""
+    settings = tomllib.loads((files.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    assert settings["package-dir"] == {"cartoonlib.generators": "results/reference/generators"}
+    assert settings["package-data"]["cartoonlib.generators"] == ["*.safetensors", "*.md"]
+    site = tmp_path / "site"
+    shutil.copytree(files.ROOT / "cartoonlib", site / "cartoonlib", ignore=shutil.ignore_patterns("__pycache__"))
+    code = "from cartoonlib.photos import shipped; print(shipped.styles()); shipped.load('plain')"
+    here = {"cwd": site, "env": os.environ | {"PYTHONPATH": str(site)}, "capture_output": True, "encoding": "utf-8"}
+    said = subprocess.run([sys.executable, "-c", code], **here).stderr
+    assert f"There is no generator in {site / 'cartoonlib' / 'generators'}" in said
+    shutil.copytree(plain.parent, site / "cartoonlib" / "generators")
+    assert subprocess.run([sys.executable, "-c", code], **here).stdout == "['plain']\n"
+
+
 def test_the_page_says_when_there_is_no_face(generator):
     grey = page.Drawing("grey", np.full((64, 80, 3), 127, np.uint8))
-    assert grey.draw(generator, 1.0, None, faces=True) == "No face found, so the whole picture is drawn."
+    assert grey.draw(generator, 1.0, None, faces=True) == "no face found, so the whole picture is drawn"
     assert grey.cartoon.shape == grey.photo.shape and not np.array_equal(grey.cartoon, grey.photo)
 
 

@@ -11,6 +11,7 @@ from cartoonlib.images import to_tensor
 from cartoonlib.networks import Generator, PatchDiscriminator, count_parameters
 from cartoonlib.report import diagrams, figures, plots, tables
 from cartoonlib.report.paper import save_figure
+from cartoonlib.report.render import shown
 
 POINTS = np.full((16, 5, 2), 0.5)
 LOG = [{"step": step, "content": 1 / step, "d_surface": 0.2} for step in range(1, 60)]
@@ -165,5 +166,5 @@ def test_bad_input_is_one_sentence(draw, message, faces):
 
 def test_seeds_are_told_one_by_one_with_mean_and_deviation():
     row = {"variant": "original", "metric": "landmark_error", "features": "faceapi68", "values": [0.1, 0.2, 0.3]}
-    line = tables.seeds_markdown([row | {"mean": 0.2, "deviation": 0.1}]).splitlines()[-1]
+    line = shown("seeds", [row | {"mean": 0.2, "deviation": 0.1}]).splitlines()[-1]
     assert line == "| original | landmark error / eye distance ↓ (faceapi68) | 0.1, 0.2, 0.3 | 0.2 ± 0.1 |"

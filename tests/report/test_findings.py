@@ -13,6 +13,7 @@ from cartoonlib.report import ablations, findings, tables
 from cartoonlib.report.book import Report
 from cartoonlib.report.metrics import mean_estimate
 from cartoonlib.report.published import feature_scale, weights_markdown
+from cartoonlib.report.render import shown
 from cartoonlib.runs.ablations import ablation_rows
 from cartoonlib.runs.guards import TrainingStopped
 
@@ -163,7 +164,7 @@ def test_a_row_says_what_it_changes():
 
 def test_the_table_has_a_line_for_every_row():
     groups = ablation_rows(TINY)
-    lines = ablations.rows_markdown(groups).splitlines()
+    lines = shown("rows", ablations.changed_rows(groups)).splitlines()
     assert len(lines) == 2 + len(ablations.rows_of(groups))
     assert lines[2] == "| full | full method | - |"
     assert "| without | without landmark | landmark 0 |" in lines
@@ -203,7 +204,7 @@ def test_a_profile_without_an_ablation_table_has_no_rows(tmp_path, monkeypatch):
 
 def test_numbers_that_were_not_made_say_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "RESULTS", tmp_path)
-    with pytest.raises(InputError, match="train.json is missing: run the notebooks before this one first"):
+    with pytest.raises(InputError, match="tiny/train.json is missing: make reproduce PROFILE=tiny makes it"):
         Report(TINY).read_numbers("train")
 
 

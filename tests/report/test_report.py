@@ -2,8 +2,11 @@
 
 import dataclasses
 import hashlib
+import json
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -18,8 +21,9 @@ from cartoonlib.files import InputError
 from cartoonlib.images import center_crop
 from cartoonlib.report import execute as execution
 from cartoonlib.report import figures, metrics, tables
-from cartoonlib.report.book import Report
+from cartoonlib.report.book import Report, commit
 from cartoonlib.report.execute import execute, join, reproduce
+from cartoonlib.report.render import shown
 from cartoonlib.runs import training
 
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
@@ -119,7 +123,7 @@ def test_rows_of_the_ablation_table_are_left_out_of_the_table_of_styles():
 def test_differences_say_which_are_not_resolved():
     rows = [measurement("original", "original", "flatness", value) | {"reference": "full"} for value in (0.2, 0.05)]
     rows[1] |= {"metric": "landmark_error"}
-    line = tables.differences_markdown(rows).splitlines()[-1]
+    line = shown("differences", rows).splitlines()[-1]
     assert line == "| original | full | +0.2 [+0.1, +0.3] | +0.05 [-0.05, +0.15] (not resolved) |"
 
 
@@ -135,7 +139,7 @@ def test_an_unknown_profile_ends_with_one_sentence():
 def test_all_notebooks_run_in_the_order_of_their_numbers_and_no_copies_of_them(tmp_path, monkeypatch):
     order = []
     monkeypatch.setattr(files, "NOTEBOOKS", tmp_path)
-    for name in ("02_losses", "01_data", "01_data-Copy1", "03_train-Copy12", "Untitled", "Untitled1", "10_last"):
+    for name in ("02_losses", "01_data", "01_data-Copy1", "04_train-Copy12", "Untitled", "Untitled1", "10_last"):
         (tmp_path / f"{name}.ipynb").touch()
     monkeypatch.setattr(files, "RESULTS", tmp_path)
     monkeypatch.setattr(execution, "execute", lambda notebook, target, profile: order.append(notebook.name))
@@ -179,7 +183,7 @@ def test_a_notebook_that_ends_is_kept_with_its_profile(tmp_path, monkeypatch):
     execute(source, target, "quick")
     executed = nbformat.read(target, as_version=4)
     assert executed.cells[-1].outputs[0].text == "quick\n" and executed.cells[1].id == "injected"
-    assert [path.name for path in target.parent.iterdir()] == ["01.ipynb"]
+    assert sorted(path.name for path in target.parent.iterdir()) == ["01.ipynb", "kernel.log"]
 
 
 def test_an_executed_notebook_says_nothing_of_where_and_when_it_ran(tmp_path, monkeypatch):
@@ -193,6 +197,71 @@ def test_an_executed_notebook_says_nothing_of_where_and_when_it_ran(tmp_path, mo
     assert set(content.metadata) == {"kernelspec", "language_info"}
     assert not any({"papermill", "execution"} & set(cell.metadata) for cell in content.cells)
     nbformat.validate(content)
+
+
+@pytest.fixture
+def kernels(tmp_path, monkeypatch):
+    """A notebook that tells its Python and its sockets; and a kernel `python3` of the user's, of another project."""
+    monkeypatch.setattr(files, "NOTEBOOKS", tmp_path / "notebooks")
+    other = tmp_path / "share" / "kernels" / "python3" / "kernel.json"
+    other.parent.mkdir(parents=True)
+    argv = ["/usr/bin/python3-of-another-project", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    other.write_text(json.dumps({"argv": argv, "display_name": "x", "language": "python"}), encoding="utf-8")
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "share"))
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
+    cell = (
+        "import json, sys, time\nfrom ipykernel.connect import get_connection_info\n"
+        "time.sleep(1)\nprint(sys.executable, json.loads(get_connection_info())['ip'])"
+    )
+    return notebook(files.NOTEBOOKS / "01.ipynb", cell)
+
+
+def test_two_reports_at_once_have_kernels_of_this_python_and_sockets_of_their_own(kernels, tmp_path):
+    """Each takes the names of sockets that are free at the moment: in one folder they would take each other's."""
+    targets = [tmp_path / name / "01.ipynb" for name in "ab"]
+    before = sorted(files.NOTEBOOKS.iterdir())
+    code = (
+        "import sys; from pathlib import Path; from cartoonlib import files; from cartoonlib.report.execute import "
+        "execute; files.NOTEBOOKS = Path(sys.argv[1]).parent; execute(Path(sys.argv[1]), Path(sys.argv[2]), 'smoke')"
+    )
+    commands = [[sys.executable, "-c", code, str(kernels), str(target)] for target in targets]
+    for process in [subprocess.Popen(command, cwd=files.ROOT) for command in commands]:
+        assert process.wait(timeout=60) == 0
+    printed = [nbformat.read(target, as_version=4).cells[-1].outputs[0].text.split() for target in targets]
+    assert [python for python, _ in printed] == [sys.executable] * 2
+    assert printed[0][1] != printed[1][1] and not any(Path(socket).parent.exists() for _, socket in printed)
+    assert sorted(files.NOTEBOOKS.iterdir()) == before
+
+
+def test_sockets_lie_elsewhere_when_the_temporary_folder_has_a_long_name(kernels, tmp_path, monkeypatch):
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    execute(kernels, tmp_path / "a" / "01.ipynb", "smoke")
+    assert list(long.iterdir()) == []
+
+
+def git(folder, *arguments) -> str:
+    command = ["git", "-c", "user.name=x", "-c", "user.email=x@y", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", check=True).stdout.strip()
+
+
+def test_the_commit_is_that_of_the_project_and_of_no_other_repository(tmp_path, monkeypatch):
+    (tmp_path / "other").mkdir()
+    git(tmp_path / "other", "init", "-q")
+    git(tmp_path / "other", "commit", "-q", "--allow-empty", "-m", "other")
+    (tmp_path / "other" / "cartoon").mkdir()
+    monkeypatch.setattr(files, "ROOT", tmp_path / "other" / "cartoon")  # a ZIP of the project, unpacked there
+    assert commit() == "none"
+    (tmp_path / "own").mkdir()
+    git(tmp_path / "own", "init", "-q")
+    git(tmp_path / "own", "commit", "-q", "--allow-empty", "-m", "own")
+    monkeypatch.setattr(files, "ROOT", tmp_path / "own")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))  # as a hook of the other one says
+    monkeypatch.setenv("GIT_WORK_TREE", str(tmp_path / "other"))
+    found = commit()
+    monkeypatch.delenv("GIT_DIR"), monkeypatch.delenv("GIT_WORK_TREE")
+    assert found == git(tmp_path / "own", "rev-parse", "--short", "HEAD") != "none"
 
 
 def test_the_page_is_one_file_with_all_notebooks(tmp_path, monkeypatch):
