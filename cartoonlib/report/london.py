@@ -69,16 +69,16 @@ def measured_rows(
     return rows
 
 
-def drawn_rows(
+def whole_rows(
     faces: Faces, run: Run, style: str, evaluator: metrics.Evaluator, seed: int, draw: Callable
 ) -> list[dict]:
-    """Rows of drawn.json: cartoons of whole pictures, as people get them, beside what the network makes of the faces.
+    """Rows of whole.json: what is drawn of whole pictures, as people draw them, beside what is drawn of aligned faces.
 
     evaluator: of the aligned photos.  draw: of a generator and a picture, uint8 (H, W, 3), the cartoon, the same.
     """
-    once = metrics.generate(run.generator(evaluator.device), evaluator.photos, evaluator.device)
-    twice = faces.aligned(draw(run.generator(), picture) for picture in faces.pictures)
+    aligned = metrics.generate(run.generator(evaluator.device), evaluator.photos, evaluator.device)
+    whole = faces.aligned(draw(run.generator(), picture) for picture in faces.pictures)
     rows = []
-    for variant, pictures in (("drawn once", once), ("drawn twice", twice)):
+    for variant, pictures in (("aligned faces", aligned), ("whole pictures", whole)):
         rows += metrics.rows(evaluator.measure(pictures), evaluator.networks, run, style, variant, "london", seed)
     return rows

@@ -27,7 +27,7 @@ PAGES = {  # generated file -> its template
 }
 OF_A_PROFILE = ("data", "pretrain", "train", "ablations", "metrics", "findings")
 FILES = {
-    "reference": (*OF_A_PROFILE, "drawn"),
+    "reference": (*OF_A_PROFILE, "whole"),
     "quick": (*OF_A_PROFILE, "performance"),
 }  # profiles whose results are in git
 MAKERS = {"bench": "make bench", "": "make soak"}  # of the files in a folder of results/, where it is no profile's

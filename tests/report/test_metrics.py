@@ -269,12 +269,12 @@ def test_whole_pictures_are_drawn_and_then_judged_by_their_faces(evaluator):
     found = london.Faces(wide, points, np.zeros((len(photos), 7, 2)), photos.shape[1])
     assert abs(found.aligned(wide).astype(int) - photos).max() <= 1
     seen = []
-    rows = london.drawn_rows(
+    rows = london.whole_rows(
         found, Still(), "anime", evaluator, 3, lambda generator, picture: (seen.append(picture.shape), 255 - picture)[1]
     )
     assert seen == [picture.shape for picture in wide]
-    once, twice = ([row for row in rows if row["variant"] == f"drawn {times}"] for times in ("once", "twice"))
-    changes = [{row["metric"]: row["value"] for row in part}["content_distance"] for part in (once, twice)]
+    aligned, whole = ([row for row in rows if row["variant"] == title] for title in ("aligned faces", "whole pictures"))
+    changes = [{row["metric"]: row["value"] for row in part}["content_distance"] for part in (aligned, whole)]
     assert changes[0] == 0 < changes[1] and {row["group"] for row in rows} == {"london"}
 
 
