@@ -8,12 +8,11 @@ import torch
 import torch.nn.functional as F
 from skimage.segmentation import quickshift
 
-from .. import features, representations, superpixels
-from ..images import center_crop, to_tensor
+from .. import representations, superpixels
+from ..images import to_tensor
 from ..profile import Profile
 from ..report import metrics
 from ..report.book import Report
-from ..report.detector import FaceApiLandmarks
 from ..runs import store, training
 from . import segmentation
 from .measuring import now, spread, timed, warm_up
@@ -122,11 +121,8 @@ def precision_runs(report: Report, faces, cartoons, progress: Callable) -> dict[
 
 def precision_metrics(report: Report, runs: dict, faces, cartoons) -> list[dict]:
     """What the runs made of the held-out photos: by metric and seed both values and their difference."""
-    p, device = report.profile, report.device
-    photos, drawings = (center_crop(images.part("test"), p.size) for images in (faces, cartoons))
-    embedder = features.EfficientNetLite0().to(device)
-    detector = FaceApiLandmarks().to(device)
-    evaluator = metrics.Evaluator(photos, drawings, embedder, embedder, detector, device)
+    evaluator = Report(report.profile.replace(perceptual="efficientnet_lite0")).evaluator(faces, cartoons)
+    photos, device = evaluator.photos, report.device
     found = {
         key: evaluator.measure(metrics.generate(run.generator(device), photos, device)) for key, run in runs.items()
     }

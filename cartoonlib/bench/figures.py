@@ -2,8 +2,7 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 from skimage.segmentation import mark_boundaries
 
 from ..profile import Profile
@@ -83,19 +82,4 @@ def growth_figure(rows: list[dict], fit: dict) -> plt.Figure:
     first_below.set_ylabel("peak memory, GB")
     first_below.set_ylim(0, max(row.get("peak_mb", 0) for row in rows) / 920)
     first_below.legend(loc="lower right")
-    return figure
-
-
-@styled
-def precision_curves(logs: dict[tuple[str, int], list[dict]], keys: list[str]) -> plt.Figure:
-    """A panel a loss, a line a run: float32 full, bf16 dashed."""
-    figure, panels = panel_grid(WIDTH, 2.3, 1, len(keys))
-    looks = {"fp32": {"color": COLORS["content"]}, "bf16": {"color": COLORS["anchor"], "ls": "--"}}
-    for ax, key in zip(panels, keys):
-        for (precision, _), rows in logs.items():
-            ax.plot([row["step"] for row in rows], [row[key] for row in rows], lw=1.2, **looks[precision])
-        ax.set_title(key.replace("d_", "D: "))
-        ax.xaxis.set_major_locator(MaxNLocator(3, integer=True))
-    figure.supxlabel("step", fontsize=9)
-    figure.legend([Line2D([], [], **look) for look in looks.values()], looks, loc="outside upper right", ncols=2)
     return figure

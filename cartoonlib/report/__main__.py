@@ -1,4 +1,4 @@
-"""`python -m cartoonlib.report reproduce|join PROFILE`; `readme` and `verify` are about all results in git."""
+"""`python -m cartoonlib.report reproduce|join|verify PROFILE`; `readme` is about all results in git."""
 
 import sys
 
@@ -18,10 +18,10 @@ def main() -> None:
             case ["readme"]:
                 for path in render.write():
                     print(path.relative_to(files.ROOT))
-            case ["verify"]:
-                verify.main()
+            case ["verify", profile]:
+                verify.main(profile)
             case _:
-                raise InputError("Give reproduce or join and a profile, or readme, or verify.")
+                raise InputError("Give reproduce, join or verify and a profile, or readme.")
 
 
 if __name__ == "__main__":

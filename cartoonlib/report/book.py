@@ -17,7 +17,7 @@ from .. import features, files, networks
 from ..dataset.prepare import ImageSet
 from ..dataset.sets import Sets
 from ..device import pick_device, pick_dtype
-from ..files import InputError, write_atomic
+from ..files import write_atomic
 from ..images import center_crop
 from ..profile import Profile
 from ..runs import store
@@ -112,23 +112,21 @@ class Report:
 
     def read_numbers(self, name: str, part: str | None = None) -> dict | list:
         """The numbers of results/<profile>/<name>.json, or another part of it: `environment`, where they were made."""
-        path = self.folder / f"{name}.json"
-        if not path.exists():
-            raise InputError(f"{path} is missing: run the notebooks before this one first (make reproduce).")
-        return json.loads(path.read_text(encoding="utf-8"))[part or name]
+        return render.Results(files.RESULTS).read(f"{self.profile.name}/{name}.json")[part or name]
 
 
 def commit() -> str:
     """The git commit of the code, marked when files other than results differ from it; `none` outside a clone."""
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)results")
+    return (git("describe", "--always", "--exclude=*") or "none") + ("-dirty" if changed else "")
 
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=files.ROOT, capture_output=True, encoding="utf-8").stdout.strip()
 
+def git(*arguments: str) -> str:
+    """What git says of this clone; nothing outside of one, or where there is no git."""
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)results")
-        return (git("describe", "--always", "--exclude=*") or "none") + ("-dirty" if changed else "")
+        return subprocess.run(["git", *arguments], cwd=files.ROOT, capture_output=True, encoding="utf-8").stdout.strip()
     except OSError:
-        return "none"
+        return ""
 
 
 def processor() -> str:

@@ -5,7 +5,6 @@ Every stage inside is idempotent, so a run that was stopped goes on where it was
 
 import contextlib
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -15,7 +14,9 @@ import nbformat
 
 from .. import features, files, landmarks
 from ..files import InputError, lock, write_atomic
+from ..runs.parallel import show_line
 from ..runs.profiles import load_profile
+from . import certificate
 
 
 class _OneLine:
@@ -23,12 +24,7 @@ class _OneLine:
 
     def write(self, text: str) -> None:
         for line in filter(None, text.splitlines()):
-            if sys.stderr.isatty():
-                width = shutil.get_terminal_size().columns - 1
-                sys.stderr.write("\r" + f"    {line}"[:width].ljust(width))
-            else:
-                sys.stderr.write(f"    {line}\n")
-        sys.stderr.flush()
+            show_line(f"    {line}")
 
     def flush(self) -> None:
         sys.stderr.flush()
@@ -123,8 +119,9 @@ def reproduce(profile: str) -> None:
                 execute(notebook, folder / "notebooks" / notebook.name, profile)
             if sys.stderr.isatty():
                 sys.stderr.write("\n")
-        page = join(profile)
+        compared, page = certificate.write(profile), join(profile)
         print(f"done in {(time.monotonic() - started) / 60:.1f} min: open {page}", file=sys.stderr)
+        print(compared)
 
 
 def join(profile: str) -> Path:
@@ -137,6 +134,8 @@ def join(profile: str) -> Path:
         raise InputError(f"No executed notebook of profile {profile} yet: make reproduce PROFILE={profile} makes them.")
     whole = executed[0]
     whole.cells = [cell for notebook in executed for cell in notebook.cells]
+    if (compared := files.RESULTS / profile / "certificate.md").exists():
+        whole.cells.append(nbformat.v4.new_markdown_cell(compared.read_text(encoding="utf-8")))
     for number, cell in enumerate(whole.cells):
         cell.id = f"cell-{number}"  # for those of the notebooks together are not unique
         if cell.cell_type == "markdown":

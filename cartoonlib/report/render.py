@@ -59,7 +59,7 @@ class Results:
         return self.folder / profile / "generators" / f"{style}.safetensors"
 
 
-def _rendered(template: str, names: dict) -> str:
+def rendered(template: str, names: dict) -> str:
     """A page; InputError for a name that the template has and the results lack."""
     env = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES, encoding="utf-8"), undefined=jinja2.StrictUndefined,
@@ -72,7 +72,7 @@ def _rendered(template: str, names: dict) -> str:
         "thousands": lambda value: f"{value:,.0f}",
         "percent": lambda part: f"{100 * part:.0f} %",
         "gigabytes": lambda megabytes: f"{megabytes / 1000:.1f} GB",
-        "spread": lambda values: f"{values['median']:.2f} ({values['min']:.2f}-{values['max']:.2f})",
+        "spread": tables.spread,
     }
     try:
         return env.get_template(template, globals={"tables": tables}).render(names)
@@ -90,7 +90,7 @@ def page(root: Path, path: str) -> str:
         names["soak"] = results.read("soak.json")["soak"]
     if folder != "bench":
         names |= _of_a_profile(results, folder or PUBLISHED)
-    return _rendered(template, names | {"sources": results.hashes})
+    return rendered(template, names | {"sources": results.hashes})
 
 
 def _of_a_profile(results: Results, profile: str) -> dict:
@@ -133,7 +133,7 @@ def card(results: Results, profile: Profile, style: str) -> str:
     data, run = results.part(profile.name, "data"), results.part(profile.name, "train")[style]
     rows = [row for row in results.part(profile.name, "metrics") if row["style"] == style]
     path, pretrained = results.weights(profile.name, style), results.part(profile.name, "pretrain")
-    return _rendered("card.md.j2", {
+    return rendered("card.md.j2", {
         "style": style, "path": path, "sha256": _sha256(path), "profile": profile, "run": run,
         "faces": data["faces"], "cartoons": data[style],
         "pretrain_steps": pretrained["steps"], "start": pretrained.get("starts", {}).get(style),

@@ -40,6 +40,12 @@ def signed(row: dict) -> str:
     return f"{value} [{low}, {high}]" + ("" if row["low"] > 0 or row["high"] < 0 else " (not resolved)")
 
 
+def spread(values: dict[str, float]) -> str:
+    """Measurements of a machine as `median (least to largest)`."""
+    low, middle, high = (number(values[key]) for key in ("min", "median", "max"))
+    return f"{middle} ({low} to {high})"
+
+
 def last_line(ratio: dict[str, float], device: str) -> str:
     """What `make bench` ends with."""
     return f"ratio_to_original_step {ratio['median']:.2f} ({ratio['min']:.2f}-{ratio['max']:.2f}) on {device}"
@@ -107,19 +113,14 @@ def differences_markdown(differences: list[dict]) -> str:
 
 def goals_markdown(goals: list[dict]) -> str:
     """Goals (findings.goals), a line each."""
-    titles = ["goal", "style", "found", "met"]
-    return table(titles, [[goal_texts(goal)[title] for title in titles] for goal in goals], 4)
-
-
-def goal_texts(goal: dict) -> dict[str, str]:
-    """A goal as texts: goal, style, found, met.  One out of a file of before goals held numbers has them already."""
-    name = goal["goal"]
-    if "found" in goal:
-        return goal
-    if "stopped" in goal:
-        found = f"the row `{goal['stopped']}` collapsed to a flat picture (notebook 4)"
-    elif "reference" in goal:
-        found = f"{interval(goal)} and {interval(goal['reference'])}"
-    else:
-        name, found = f"{name} {goal['sign']} {number(goal['limit'])}", interval(goal)
-    return {"goal": name, "style": goal["style"], "found": found, "met": MET[goal["met"]]}
+    lines = []
+    for goal in goals:
+        name = goal["goal"]
+        if "stopped" in goal:
+            found = f"the row `{goal['stopped']}` collapsed to a flat picture (notebook 4)"
+        elif "reference" in goal:
+            found = f"{interval(goal)} and {interval(goal['reference'])}"
+        else:
+            name, found = f"{name} {goal['sign']} {number(goal['limit'])}", interval(goal)
+        lines.append([name, goal["style"], found, MET[goal["met"]]])
+    return table(["goal", "style", "found", "met"], lines, 4)

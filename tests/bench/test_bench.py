@@ -15,10 +15,9 @@ from torch import nn
 from cartoonlib import files
 from cartoonlib.bench import __main__ as command
 from cartoonlib.bench import comparisons, figures, measuring, original, scaling, steps
-from cartoonlib.bench import tables as bench_tables
 from cartoonlib.bench.__main__ import bench, main
 from cartoonlib.profile import Profile
-from cartoonlib.report import tables
+from cartoonlib.report import render, tables
 from cartoonlib.runs.profiles import load_profile
 
 TINY = Profile(
@@ -309,7 +308,18 @@ def test_precisions_are_compared_seed_by_seed():
 
 
 def test_a_spread_is_shown_with_three_digits():
-    assert bench_tables.median_and_range({"min": 0.01234, "median": 1.2345, "max": 1234.5}) == "1.23 (0.0123 to 1230)"
+    assert tables.spread({"min": 0.01234, "median": 1.2345, "max": 1234.5}) == "1.23 (0.0123 to 1230)"
+
+
+def test_the_tables_show_what_was_measured_and_what_failed():
+    some = {"min": 1.0, "median": 2.0, "max": 3.0}
+    rows = [{"axis": "size", "size": 64, "failed": "it was killed"}]
+    rows += [{"axis": "batch", "batch": 4, "seconds": some, "images_per_second": some, "peak_mb": 700.0}]
+    lines = render.rendered("performance.md.j2", {"growth": rows}).splitlines()
+    assert lines[-2:] == ["| size 64 | it was killed | | |", "| batch 4 | 2 (1 to 3) | 2 (1 to 3) | 700 |"]
+    kept = json.loads((files.ROOT / "results/bench/cpu.json").read_text(encoding="utf-8"))["performance"]
+    text = render.rendered("performance.md.j2", kept)
+    assert text.count("| --- |") == 6 and "(+0.0 %)" in text and "| landmark_error, seed 0 |" in text
 
 
 def test_a_wrong_command_ends_with_one_sentence(monkeypatch):
