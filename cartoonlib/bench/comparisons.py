@@ -5,7 +5,6 @@ from functools import partial
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from skimage.segmentation import quickshift
 
 from .. import representations, superpixels
@@ -19,7 +18,6 @@ from .measuring import now, spread, timed, warm_up
 from .original import weights_at_hand
 
 TORCH, SCIKIT, FELZENSZWALB = "SLIC in torch", "SLIC of scikit-image", "Felzenszwalb and merging"
-HALF = "SLIC in torch at half the resolution"
 
 
 def superpixel_speed(p: Profile, photos: np.ndarray, device: torch.device) -> dict[str, dict]:
@@ -56,12 +54,10 @@ def segmentations(p: Profile, photos: np.ndarray) -> dict[str, np.ndarray]:
     labels = [segmentation.segment_slic(a, p.segments) for a in arrays]
     counts = [len(np.unique(one)) for one in labels]
     full = [superpixels.slic(image[None], n)[0] for image, n in zip(images, counts)]
-    half = [superpixels.slic(F.avg_pool2d(image[None], 2), n)[0] for image, n in zip(images, counts)]
     return {
         TORCH: torch.stack(full).numpy(),
         SCIKIT: np.stack(labels),
         FELZENSZWALB: np.stack([segmentation.segment_felzenszwalb(a, n) for a, n in zip(arrays, counts)]),
-        HALF: torch.stack(half).numpy().repeat(2, axis=1).repeat(2, axis=2),
     }
 
 

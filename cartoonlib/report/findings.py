@@ -114,14 +114,3 @@ def differences(estimates: Estimates, pairs: list[tuple[str, str]], style: str) 
             about = {"style": style, "variant": variant, "reference": reference, "metric": metric}
             result.append({**about, "value": gap.value, "low": gap.low, "high": gap.high})
     return result
-
-
-def worst(errors: np.ndarray, count: int = 4) -> np.ndarray:
-    """Indices of the faces with the largest errors, the largest first."""
-    return errors.argsort()[::-1][:count]
-
-
-def failures_line(style: str, errors: np.ndarray) -> str:
-    """The largest landmark errors of the faces in the figures (N,), and their median, in one line."""
-    largest = ", ".join(f"{error:.3f}" for error in errors[worst(errors)])
-    return f"{style}: landmark errors {largest}; median of {len(errors)} faces {np.median(errors):.3f}"

@@ -18,7 +18,13 @@ def loss_curves(logs: dict[str, list[dict]], keys: list[str]) -> plt.Figure:
     """A panel for each loss in `keys`, a line for each run (title -> log); pale: as logged, full: moving average."""
     if not any(key in row for rows in logs.values() for row in rows for key in keys):
         raise InputError(f"The logs have none of the losses {', '.join(keys)}: train first, or name others.")
-    figure, panels = _loss_panels(keys)
+    across, down = min(4, len(keys)), -(-len(keys) // 4)
+    figure, panels = panel_grid(max(4, 2.5 * across), 1.75 * down + 0.5, down, across, sharex=True)
+    for i, ax in enumerate(panels):
+        lowest = i + across >= len(keys)
+        ax.set_visible(i < len(keys))
+        ax.tick_params(labelbottom=lowest)
+        ax.set_xlabel("step" if lowest else "", fontsize=9)
     colors = [color_of(title) for title in logs]
     if len({*colors}) < len(logs):  # some titles share a colour: one for each run instead
         colors = [f"C{i}" for i in range(len(logs))]
@@ -33,37 +39,6 @@ def loss_curves(logs: dict[str, list[dict]], keys: list[str]) -> plt.Figure:
     if len(logs) > 1:
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(5, len(logs)))
     return figure
-
-
-@styled
-def loss_bands(logs: list[list[dict]], keys: list[str]) -> plt.Figure:
-    """A panel for each loss in `keys`: the band from the least to the largest value that the runs logged at a step.
-
-    logs: of runs that differ in their seed alone; steps that one of them has not logged are left out.
-    """
-    shared = sorted(set.intersection(*({row["step"] for row in rows} for rows in logs))) if logs else []
-    if not shared:
-        raise InputError("There are no runs with steps in common: train the full method and its other seeds first.")
-    figure, panels = _loss_panels(keys)
-    for ax, key in zip(panels, keys):
-        values = np.array([[row[key] for row in rows if row["step"] in shared] for rows in logs])
-        color = color_of(key)
-        ax.fill_between(shared, values.min(axis=0), values.max(axis=0), color=color, alpha=0.3, lw=0)
-        ax.plot(shared, values.mean(axis=0), color=color)
-        _finish_loss_panel(ax, key)
-    return figure
-
-
-def _loss_panels(keys: list[str]) -> tuple[plt.Figure, np.ndarray]:
-    """A panel a loss, up to four in a row."""
-    across, down = min(4, len(keys)), -(-len(keys) // 4)
-    figure, panels = panel_grid(max(4, 2.5 * across), 1.75 * down + 0.5, down, across, sharex=True)
-    for i, ax in enumerate(panels):
-        lowest = i + across >= len(keys)
-        ax.set_visible(i < len(keys))
-        ax.tick_params(labelbottom=lowest)
-        ax.set_xlabel("step" if lowest else "", fontsize=9)
-    return figure, panels
 
 
 def _finish_loss_panel(ax: plt.Axes, key: str) -> None:

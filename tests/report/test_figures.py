@@ -4,7 +4,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from conftest import TINY
-from matplotlib.collections import FillBetweenPolyCollection
 from torch import nn
 
 from cartoonlib.files import InputError
@@ -43,7 +42,6 @@ def _pipeline(faces):
 
 
 DRAWINGS = {
-    "dataset": lambda faces: figures.dataset(faces, {"Hayao": faces[:4], "Paprika": faces[:4]}),
     "representations": lambda faces: figures.representations(faces, faces, faces[..., :1], faces, POINTS),
     "pipeline": _pipeline,
     "generator": lambda faces: diagrams.generator_architecture(Generator()),
@@ -52,7 +50,6 @@ DRAWINGS = {
     "comparison": lambda faces: figures.comparison(faces[:2], {"full method": faces[:2]}, {"full method": "content 1"}),
     "training_strip": lambda faces: figures.training_strip({1000: faces[:2], 0: faces[:2]}),
     "loss_curves": lambda faces: plots.loss_curves({"a": LOG, "b": LOG[:5]}, ["content", "d_surface"]),
-    "loss_bands": lambda faces: plots.loss_bands([LOG, LOG[:5]], ["content", "d_surface"]),
     "metric_bars": lambda faces: plots.metric_bars(_rows(), "kid_cartoon", {"full": {"full method": 0}}),
     "tradeoff": lambda faces: plots.tradeoff(_rows()),
     "gallery": lambda faces: figures.gallery({"photo": faces[:5], "a longer title": faces[5:10]}),
@@ -156,7 +153,6 @@ def test_table():
         (lambda faces: figures.training_strip({}), "no samples"),
         (lambda faces: diagrams.pipeline({"photo": faces}, {}), "lacks d_surface, d_texture, generator, output"),
         (lambda faces: plots.loss_curves({"a": LOG}, ["other"]), "none of the losses other"),
-        (lambda faces: plots.loss_bands([], ["content"]), "no runs with steps in common"),
         (lambda faces: plots.metric_bars(_rows(), "fid"), "choose one of kid_cartoon, landmark_error"),
         (lambda faces: plots.tradeoff([{"metric": "kid_cartoon"}]), "lack style"),
     ],
@@ -164,13 +160,6 @@ def test_table():
 def test_bad_input_is_one_sentence(draw, message, faces):
     with pytest.raises(InputError, match=message):
         draw(faces)
-
-
-def test_a_band_reaches_from_the_least_to_the_largest_value():
-    logs = [[{"step": s, "content": s * factor} for s in (1, 2, 3)] for factor in (1.0, 2.0, 3.0)]
-    (band,) = plots.loss_bands([logs[0], logs[1], logs[2][:2]], ["content"]).findobj(FillBetweenPolyCollection)
-    heights = band.get_paths()[0].vertices
-    assert {tuple(v) for v in heights} == {(1, 1), (2, 2), (2, 6), (1, 3)}  # step 3 is not in all of them
 
 
 def test_seeds_are_told_one_by_one_with_mean_and_deviation():

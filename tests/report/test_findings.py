@@ -140,13 +140,6 @@ def test_differences_are_paired_and_those_without_a_row_are_left_out():
         assert d["value"] == pytest.approx(1) and d["high"] - d["low"] < 1e-9  # the noise cancels photo by photo
 
 
-def test_the_faces_that_moved_most_come_first():
-    errors = np.array([0.1, 0.4, 0.2, 0.3, 0.0])
-    assert list(findings.worst(errors)) == [1, 3, 2, 0]
-    line = findings.failures_line("anime", errors)
-    assert line == "anime: landmark errors 0.400, 0.300, 0.200, 0.100; median of 5 faces 0.200"
-
-
 # --- ablation table ------------------------------------------------------------------------------------------------
 
 
