@@ -18,19 +18,19 @@ test: .venv/ready ## unit tests, then the notebooks under nbval, on the processo
 	@CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest tests
 	@results=$$(mktemp -d) && trap 'rm -rf "$$results"' EXIT && \
 		CUDA_VISIBLE_DEVICES= CARTOONLIB_RESULTS=$$results $(BIN)/python -m pytest \
-		--nbval-lax --nbval-current-env --nbval-cell-timeout=300 -x -p no:cacheprovider notebooks
+		--nbval-lax --nbval-current-env --nbval-cell-timeout=300 -x -p no:cacheprovider notebooks/[0-9][0-9]_*[a-z].ipynb
 	@if nvidia-smi -L > /dev/null 2>&1; then $(BIN)/python -m pytest tests -m gpu; fi
 
 cartoonize: .venv/ready ## turn a photo, or a folder of photos, into cartoons: make cartoonize PHOTO=photo.jpg STYLE=anime
 	@$(if $(PHOTO),,$(error Say which photo: make cartoonize PHOTO=photo.jpg))$(BIN)/python -m cartoonlib "$$PHOTO" --style "$$STYLE"
 
-demo: .venv/ready ## the same in a browser: notebook 00 as a page, for this machine alone, at the address that it prints
-	@cd notebooks && $(abspath $(BIN))/voila 00_cartoonize.ipynb
+demo: .venv/ready ## the same in a browser: notebook 08 as a page, for this machine alone, at the address that it prints
+	@cd notebooks && $(abspath $(BIN))/voila 08_your_photo.ipynb
 
-bench: .venv/ready ## time a training step beside the original's, its parts, its growth and its floor (notebook 06 at 128 px)
+bench: .venv/ready ## time a training step beside the original's, its parts, its growth and its floor (notebook 07 at 128 px)
 	@$(BIN)/python -m cartoonlib.bench
 
-ablations: .venv/ready ## train the styles and the rows of notebook 04 side by side, on a GPU too: make ablations PROFILE=reference WORKERS=10
+ablations: .venv/ready ## train the styles and the rows of notebook 05 side by side, on a GPU too: make ablations PROFILE=reference WORKERS=10
 	@$(BIN)/python -m cartoonlib.runs ablations $(PROFILE) --workers $(WORKERS)
 
 lab: .venv/ready ## open JupyterLab on the notebooks
@@ -56,8 +56,8 @@ audit: .venv/ready ## known weaknesses of the locked packages, where the network
 
 outputs: .venv/ready ## renew the kept outputs of the notebooks' checked cells (after a change that should change them)
 	@results=$$(mktemp -d) && trap 'rm -rf "$$results"' EXIT && CARTOONLIB_RESULTS=$$results \
-		$(BIN)/jupyter nbconvert --to notebook --inplace --execute notebooks/[0-9]*.ipynb
-	@$(BIN)/nbstripout --keep-id --keep-count notebooks/[0-9]*.ipynb
+		$(BIN)/jupyter nbconvert --to notebook --inplace --execute notebooks/[0-9][0-9]_*[a-z].ipynb
+	@$(BIN)/nbstripout --keep-id --keep-count notebooks/[0-9][0-9]_*[a-z].ipynb
 
 lock: ## renew requirements.lock and environment.yml from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --generate-hashes --no-header --no-emit-index-url \

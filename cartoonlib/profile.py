@@ -71,7 +71,7 @@ class Profile(_Settings):
     # frozen networks
     perceptual: Literal["vgg19", "efficientnet_lite0"] = "vgg19"
     landmarks: Literal["onet", "fan"] = "onet"  # onet: 5 points | fan: 68 heatmaps
-    perceptual_every: Count = 2  # content and structure loss look at every n-th image (hardly worse: notebook 05)
+    perceptual_every: Count = 2  # content and structure loss look at every n-th image (hardly worse: notebook 06)
 
     # protocol
     seed: CountOrNone = 0
@@ -88,7 +88,7 @@ class Profile(_Settings):
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the hardware multiplies it
     step: Literal["auto", "eager", "graph"] = "auto"  # a CUDA graph, or one operation at a time | auto: if possible
     processes: Count = 1  # that share every batch, one GPU each (see cartoonlib/runs/README.md)
-    bench_repeats: Count = 3  # turns in which notebook 06 times steps, and seeds of its comparison, 3 at most
+    bench_repeats: Count = 3  # turns in which notebook 07 times steps, and seeds of its comparison, 3 at most
     log_every: Count = 50
     checkpoint_every: Count = 1000
     on_divergence: Literal["stop", "back_off"] = "stop"  # back_off: half the rates from the last good checkpoint on

@@ -72,8 +72,9 @@ def test_landmark_by_hand():
 
 
 def test_least_squares_by_hand():
-    assert scalar(losses.surface(torch.ones(2, 1, 3, 3))) == 0
-    assert scalar(losses.surface(torch.tensor([0.0, 3.0]))) == pytest.approx((1 + 4) / 2)
+    for loss in (losses.surface, losses.texture):
+        assert scalar(loss(torch.ones(2, 1, 3, 3))) == 0
+        assert scalar(loss(torch.tensor([0.0, 3.0]))) == pytest.approx((1 + 4) / 2)
     real, fake = torch.ones(4), torch.zeros(4)
     assert scalar(losses.discriminator(real, fake)) == 0
     assert scalar(losses.discriminator(real / 2, real / 2)) == 0.25  # it cannot tell

@@ -1,6 +1,8 @@
 """What every notebook in notebooks/ must be like, and that nbval notices a changed number."""
 
 import ast
+import inspect
+import re
 import subprocess
 import sys
 
@@ -8,9 +10,11 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from cartoonlib import files
+from cartoonlib import files, losses, representations
+from cartoonlib.profile import LOSSES
+from cartoonlib.report.execute import NAMED
 
-NOTEBOOKS = sorted(files.NOTEBOOKS.glob("*.ipynb"))
+NOTEBOOKS = sorted(files.NOTEBOOKS.glob(NAMED))
 CHECKED, IGNORED = "nbval-check-output", "nbval-ignore-output"
 NBVAL = ["--nbval-lax", "--nbval-current-env"]  # as in the Makefile
 
@@ -41,8 +45,8 @@ def code(notebook):
 
 
 def test_the_notebooks_are_there_in_reading_order():
-    names = "00_cartoonize 01_data 02_pretrain 03_train 04_ablations 05_evaluation 06_performance".split()
-    assert [path.stem for path in NOTEBOOKS] == names
+    names = "01_data 02_losses 03_pretrain 04_train 05_ablations 06_evaluation 07_performance 08_your_photo"
+    assert [path.stem for path in NOTEBOOKS] == names.split()
 
 
 def test_the_first_code_cell_holds_the_parameters(code):
@@ -57,9 +61,10 @@ def test_the_kernel_is_named(notebook):
     assert notebook.metadata.kernelspec.name == "python3"
 
 
-def test_it_is_short_and_starts_with_a_title(notebook):
-    assert len(notebook.cells) <= 30
-    assert notebook.cells[0].cell_type == "markdown" and notebook.cells[0].source.startswith("# ")
+def test_it_is_short_and_starts_with_its_number_and_a_title(notebook, request):
+    assert len(notebook.cells) <= 25
+    number = int(request.node.callspec.id[:2])
+    assert notebook.cells[0].cell_type == "markdown" and notebook.cells[0].source.startswith(f"# {number}. ")
 
 
 def test_only_checked_cells_keep_an_output(code):
@@ -83,7 +88,7 @@ def test_one_to_three_cells_are_checked_and_have_something_to_check(code):
 
 
 def test_cells_are_short_and_hold_no_function_class_or_training_loop(code):
-    """What a test should hold belongs into cartoonlib; only what the buttons of notebook 00 call stands in a cell."""
+    """What a test should hold belongs into cartoonlib; only what the buttons of notebook 08 call stands in a cell."""
     has_buttons = any(".on_click(" in cell.source for cell in code)
     for cell in code:
         lines = cell.source.splitlines()
@@ -101,6 +106,18 @@ def test_no_path_of_a_machine_is_in_it(notebook):
 def test_the_makefile_runs_nbval_like_this_test():
     makefile = (files.ROOT / "Makefile").read_text(encoding="utf-8")
     assert all(option in makefile for option in NBVAL)
+    assert makefile.count(f"notebooks/{NAMED}") == 3  # make test, and twice make outputs: no copies and no drafts
+
+
+def test_a_link_to_a_function_leads_to_its_line():
+    content = nbformat.read(files.NOTEBOOKS / "02_losses.ipynb", as_version=4)
+    text = "\n".join(cell.source for cell in content.cells if cell.cell_type == "markdown")
+    links = re.findall(r"\[`(\w+)\.(\w+)`\]\(\.\./cartoonlib/(\w+)\.py#L(\d+)\)", text)
+    assert {name for module, name, _, _ in links if module == "losses"} == set(LOSSES)
+    for module, name, file, line in links:
+        assert module == file
+        function = getattr({"losses": losses, "representations": representations}[module], name)
+        assert inspect.getsourcelines(function)[1] == int(line), f"{module}.{name} begins at another line: correct it"
 
 
 def test_nbval_fails_when_a_checked_number_is_changed(tmp_path):

@@ -348,6 +348,23 @@ def test_what_was_added_is_used_where_the_profile_says_so(name, pair, monkeypatc
     assert torch.equal(photos, photo) and torch.equal(images, photo.flip(-1)) == (name == "tone")
 
 
+def test_the_generator_learns_from_every_loss_by_its_weight(pair):
+    """The total is their weighted sum, and each loss alone gives it a gradient; half the weight, half of that."""
+    names, photo = losses_of(TINY), pair[0]
+
+    def learn(weights: dict) -> tuple[dict, torch.Tensor]:
+        step = TrainStep(TINY.replace(weights=weights), training.make_accelerator(TINY))
+        terms = step(photo, photo.flip(-1), torch.full((1, 3, 1, 1), 1 / 3))
+        return terms, torch.cat([p.grad.flatten() for p in step.generator.parameters()])
+
+    weights = {name: 2.0**i for i, name in enumerate(names)}
+    terms, _ = learn(weights)
+    assert terms["total"].item() == pytest.approx(sum(weights[name] * terms[name].item() for name in names), rel=1e-5)
+    for name in names:
+        half, whole = (learn(dict.fromkeys(names, 0.0) | {name: weight})[1] for weight in (0.5, 1.0))
+        assert half.abs().max() > 0 and torch.allclose(2 * half, whole, rtol=1e-3, atol=1e-3 * whole.abs().max().item())
+
+
 def test_the_gate_is_before_the_texture_branch_alone(pair, monkeypatch):
     """With a gate that lets nothing pass, texture teaches nothing, and surface as much as before."""
     photo = pair[0]

@@ -1,4 +1,4 @@
-"""Superpixels against scikit-image's, and bf16 against float32: measured here for notebook 06."""
+"""Superpixels against scikit-image's, and bf16 against float32: measured here for notebook 07."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,11 +10,8 @@ from skimage.segmentation import quickshift
 from .. import representations, superpixels
 from ..images import to_tensor
 from ..profile import Profile
-from ..report import metrics
-from ..report.book import Report
-from ..runs import store, training
 from . import segmentation
-from .measuring import now, spread, timed, warm_up
+from .measuring import now, paired, spread, warm_up
 from .original import weights_at_hand
 
 TORCH, SCIKIT, FELZENSZWALB = "SLIC in torch", "SLIC of scikit-image", "Felzenszwalb and merging"
@@ -28,16 +25,13 @@ def superpixel_speed(p: Profile, photos: np.ndarray, device: torch.device) -> di
     images, structure = to_tensor(photos).to(device), representations.structure
     calls = {
         TORCH: partial(structure, images, p.segments, p.adaptive, p.brighten),
-        SCIKIT: partial(_fill_one_by_one, photos / 255, segmentation.segment_slic, p),
         FELZENSZWALB: partial(_fill_one_by_one, photos / 255, segmentation.segment_felzenszwalb, p),
+        SCIKIT: partial(_fill_one_by_one, photos / 255, segmentation.segment_slic, p),  # last: what ratios refer to
     }
-    times = timed(calls, p.bench_repeats, partial(now, device), warm_up(device))
+    rows = paired(calls, len(photos), p.bench_repeats, partial(now, device), warm_up(device))
     return {
-        name: {
-            "images_per_second": spread(len(photos) / value for value in values),
-            "ratio_to_scikit_image": spread(b / a for a, b in zip(values, times[SCIKIT])),
-        }
-        for name, values in times.items()
+        name: {"images_per_second": row["images_per_second"], "ratio_to_scikit_image": row["ratio"]}
+        for name, row in rows.items()
     }
 
 
@@ -92,12 +86,11 @@ MOST_STEPS = 1000  # of these runs: enough to see whether the curves part
 COMPARED = ("kid_cartoon", "landmark_error", "content_distance")
 
 
-def precision_runs(report: Report, faces, cartoons, progress: Callable) -> dict[tuple[str, int], store.Run]:
-    """(precision, seed) -> a run in each precision, from as many seeds as the profile has repeats, three at most.
+def precision_rows(p: Profile) -> dict[str, dict[str, Profile]]:
+    """Precision -> title -> profile, as groups of the ablation table; from as many seeds as repeats, three at most.
 
-    Half as long as the profile's pretraining, its structure start and its rows of the ablation table.
+    Half as long as the profile's pretraining, its structure start and its rows of that table.
     """
-    p, runs = report.profile.of(cartoons.name), {}
     changes = {
         "train_steps": min(p.ablation_steps // 2, MOST_STEPS),
         "pretrain_steps": min(p.pretrain_steps // 2, MOST_STEPS),
@@ -105,39 +98,21 @@ def precision_runs(report: Report, faces, cartoons, progress: Callable) -> dict[
         "perceptual": p.perceptual if weights_at_hand(p.perceptual) else "efficientnet_lite0",
     }
     changes["log_every"] = max(1, changes["train_steps"] // 20)
-    for seed in range(p.seed, p.seed + min(p.bench_repeats, 3)):
-        for precision in PRECISIONS:
-            variant = p.replace(precision=precision, seed=seed, **changes)
-            title = f"{precision}, seed {seed}"
-            runs[precision, seed] = training.train(
-                variant, report.runs, faces, cartoons, cartoons.name, title, progress
-            )
-    return runs
-
-
-def precision_metrics(report: Report, runs: dict, faces, cartoons) -> list[dict]:
-    """What the runs made of the held-out photos: by metric and seed both values and their difference."""
-    evaluator = Report(report.profile.replace(perceptual="efficientnet_lite0")).evaluator(faces, cartoons)
-    photos, device = evaluator.photos, report.device
-    found = {
-        key: evaluator.measure(metrics.generate(run.generator(device), photos, device)) for key, run in runs.items()
+    seeds = range(p.seed, p.seed + min(p.bench_repeats, 3))
+    return {
+        name: {f"{name}, seed {seed}": p.replace(precision=name, seed=seed, **changes) for seed in seeds}
+        for name in PRECISIONS
     }
-    rows = []
-    for metric in COMPARED:
-        for seed in sorted({seed for _, seed in runs}):
-            both = {precision: found[precision, seed][metric] for precision in PRECISIONS}
-            both["bf16 - fp32"] = both["bf16"].minus(both["fp32"])
-            cells = {name: {"value": e.value, "low": e.low, "high": e.high} for name, e in both.items()}
-            rows.append({"metric": metric, "seed": seed, "n": len(photos), **cells})
-    return rows
 
 
 def precision_effect(rows: list[dict]) -> dict[str, dict]:
-    """By metric: the mean difference between the precisions over seeds, and by how much fp32 differs between seeds."""
+    """By metric: differences between the precisions over seeds, and by how much fp32 differs between seeds.
+
+    rows: what report.ablations.measure returns of these groups.
+    """
     effect = {}
-    for metric in dict.fromkeys(row["metric"] for row in rows):
-        own = [row for row in rows if row["metric"] == metric]
-        differences = [row["bf16 - fp32"]["value"] for row in own]
-        values = [row["fp32"]["value"] for row in own]
-        effect[metric] = {"difference": spread(differences), "between_seeds": max(values) - min(values)}
+    for metric in COMPARED:
+        own = [[row["value"] for row in rows if (row["group"], row["metric"]) == (p, metric)] for p in PRECISIONS]
+        differences = spread(half - full for full, half in zip(*own))
+        effect[metric] = {"difference": differences, "between_seeds": max(own[0]) - min(own[0])}
     return effect

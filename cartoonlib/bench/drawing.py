@@ -141,15 +141,13 @@ def goals(rows: list[dict]) -> list[dict]:
     by_way = {(row["height"], row["width"], row["way"]): row for row in rows}
     table = []
     for title, size, way, limits in GOALS:
-        row = by_way.get((*size, way))
-        if row is None:
-            continue
-        if "failed" in row:
-            table.append({"goal": title, "limits": limits, "failed": row["failed"], "met": False})
-        else:
+        row, goal = by_way.get((*size, way)), {"goal": title, "limits": limits}
+        if row and "failed" in row:
+            table.append({**goal, "failed": row["failed"], "met": False})
+        elif row:
             found = {"seconds": row["seconds"]["median"], "gb": row["peak_mb"] / 1000}
             met = all(found[quantity] < limit for quantity, limit in limits.items())
-            table.append({"goal": title, "limits": limits, "found": found, "met": met})
+            table.append({**goal, "found": found, "met": met})
     whole = [row for row in rows if row["way"] == WHOLE and "failed" not in row]
     for way in (USUAL, *TILES) if whole else ():
         height, width = whole[-1]["height"], whole[-1]["width"]

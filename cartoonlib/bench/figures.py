@@ -1,4 +1,4 @@
-"""The figures of notebook 06."""
+"""The figures of notebook 07."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -27,9 +27,8 @@ def parts_figure(steps: dict[str, dict[str, dict]]) -> plt.Figure:
             style = {"textcoords": "offset points", "va": "center", "fontsize": 8}
             ax.annotate(f"{middle / parts['step']['median'] / 10:.0f} %", (high, y), (4, 0), **style)
         ax.set_yticks(range(len(names)), names)
-        ax.set_ylim(count - 0.5, -0.5)
-        ax.set_xlim(0, 1.15 * max(parts[name]["max"] for name in names) * 1000)
-        ax.set(title=title, xlabel="ms a step")
+        longest = max(parts[name]["max"] for name in names)
+        ax.set(title=title, xlabel="ms a step", xlim=(0, 1150 * longest), ylim=(count - 0.5, -0.5))
         ax.grid(axis="y", visible=False)
     return figure
 
@@ -39,9 +38,7 @@ def growth_figure(rows: list[dict], fit: dict) -> plt.Figure:
     """Step time above and peak memory below, along each axis, and the memory by the line fitted to all points."""
     titles = {"size": "side, px (batch 4)", "batch": "batch", "segments": "segments"}
     figure, panels = panel_grid(WIDTH, 4.4, 2, 3, sharex="col", sharey="row")
-    panels = panels.reshape(2, 3)
-    first_above, first_below = panels[:, 0]
-    for (above, below), (axis, title) in zip(panels.T, titles.items()):
+    for above, below, (axis, title) in zip(panels[:3], panels[3:], titles.items()):
         own = [row for row in rows if row["axis"] == axis and "peak_mb" in row]
         x = [row[axis] for row in own]
         low, middle, high = ([row["seconds"][key] for row in own] for key in ("min", "median", "max"))
@@ -54,13 +51,9 @@ def growth_figure(rows: list[dict], fit: dict) -> plt.Figure:
         below.set_xticks(x, x)
         below.minorticks_off()
         below.set_xlabel(title)
-    first_above.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    first_above.yaxis.set_major_formatter("{x:g}")
-    first_above.yaxis.set_minor_locator(NullLocator())
     times = [row["seconds"][key] for row in rows if "seconds" in row for key in ("min", "max")]
-    first_above.set_ylim(min(times) / 1.6, max(times) * 1.6)
-    first_above.set_ylabel("seconds a step")
-    first_below.set_ylabel("peak memory, GB")
-    first_below.set_ylim(0, max(row.get("peak_mb", 0) for row in rows) / 920)
-    first_below.legend(loc="lower right")
+    panels[0].set(ylabel="seconds a step", ylim=(min(times) / 1.6, max(times) * 1.6))
+    panels[0].yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_locator=NullLocator())
+    panels[3].set(ylabel="peak memory, GB", ylim=(0, max(row.get("peak_mb", 0) for row in rows) / 920))
+    panels[3].legend(loc="lower right")
     return figure

@@ -1,5 +1,6 @@
 """Clocks, peaks of memory and spreads: the least, the median and the largest of a measurement's repeats."""
 
+import gc
 import math
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from timeit import Timer
 from typing import Any
 
 import torch
@@ -45,18 +47,14 @@ def timed(calls: dict[str, Callable], repeats: int, clock: Callable[[], float], 
 
     One measurement is the mean over as many calls as take LEAST.
     """
+    timers = {name: Timer(call, gc.enable, clock) for name, call in calls.items()}  # else it keeps the collector off
     times, counts = {name: [] for name in calls}, {}
-    for name, call in calls.items():
+    for name, timer in timers.items():
         for _ in range(before):
-            start = clock()
-            call()
-            counts[name] = max(1, math.ceil(LEAST / max(clock() - start, 1e-6)))
+            counts[name] = max(1, math.ceil(LEAST / max(timer.timeit(1), 1e-6)))
     for _ in range(repeats):
-        for name, call in calls.items():
-            start = clock()
-            for _ in range(counts[name]):
-                call()
-            times[name].append((clock() - start) / counts[name])
+        for name, timer in timers.items():
+            times[name].append(timer.timeit(counts[name]) / counts[name])
     return times
 
 
@@ -131,8 +129,3 @@ def hardware() -> dict:
         "gpu_memory_gb": gpu and round(gpu.total_memory / 1e9, 1),
         "system": platform.platform(),
     }
-
-
-def missing(device: torch.device) -> dict:
-    """What to keep beside the numbers of a machine that has no GPU."""
-    return {} if device.type == "cuda" else {"cuda": None, "reason": "no GPU at hand: the figures for one are missing"}

@@ -9,26 +9,13 @@ import torch.nn.functional as F
 from skimage import color, segmentation
 from torch import Tensor
 from torch.profiler import record_function
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from .. import features, files, losses, representations
 from ..images import to_tensor
 from ..networks import Generator, PatchDiscriminator
 from ..profile import Profile
 from ..report.published import PUBLISHED
-
-
-class OriginalImages(Dataset):
-    """Bytes to a tensor in [-1, 1], one image at a time: uint8 (N, S, S, 3), repeated until there is a whole batch."""
-
-    def __init__(self, images: np.ndarray, batch: int):
-        self.images, self.repeats = images, -(-batch // len(images))
-
-    def __len__(self) -> int:
-        return len(self.images) * self.repeats
-
-    def __getitem__(self, index: int) -> Tensor:
-        return to_tensor(self.images[index % len(self.images)])
 
 
 def vgg19_without_download() -> features.Frozen:
@@ -75,10 +62,12 @@ class OriginalStep:
         self.d_optimizer = torch.optim.Adam(discriminators, lr=2e-4, betas=(0.5, 0.99))
         self._threads = ThreadPoolExecutor(os.cpu_count())
 
-    def __call__(self, photos: Dataset, cartoons: Dataset) -> dict[str, Tensor]:
+    def __call__(self, photos: list[np.ndarray], cartoons: list[np.ndarray]) -> dict[str, Tensor]:
+        """One update, on a batch out of the images, uint8 (S, S, 3) each; returns the losses."""
         p = self.profile
+        how = {"shuffle": True, "drop_last": True, "collate_fn": lambda images: torch.stack([*map(to_tensor, images)])}
         with record_function("loader"):
-            loaders = (DataLoader(images, p.batch, shuffle=True, drop_last=True) for images in (photos, cartoons))
+            loaders = (DataLoader(images, p.batch, **how) for images in (photos, cartoons))
             photo, cartoon = (next(iter(loader)).to(self.device) for loader in loaders)
         grey = representations.color_shift_weights(torch.default_generator, (p.size, p.size)).to(self.device)
 

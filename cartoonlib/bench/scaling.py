@@ -1,7 +1,7 @@
 """How a step grows with its settings, and the least time that the machine needs for its operations."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -30,16 +30,13 @@ def axes(p: Profile) -> dict[str, tuple[int, ...]]:
 
 def growth(p: Profile, progress: Callable[[str], None] = print) -> list[dict]:
     """How a step grows along each axis, the others as in the profile; resolution at batch 4."""
-    rows, known = [], {}
+    rows, measured_once = [], cache(partial(measured, p))
     for axis, values in axes(p).items():
         for value in values:
             changes = {"size": p.size, "batch": p.batch, "segments": p.segments}
             changes |= {axis: value} | ({"batch": 4} if axis == "size" else {})
-            key = tuple(changes.values())
-            progress(f"size {key[0]}, batch {key[1]}, {key[2]} segments")
-            if key not in known:
-                known[key] = measured(p, **changes)
-            rows.append({"axis": axis, **changes, **known[key]})
+            progress("size {size}, batch {batch}, {segments} segments".format(**changes))
+            rows.append({"axis": axis, **changes, **measured_once(**changes)})
     return rows
 
 

@@ -6,6 +6,7 @@ import math
 import numpy as np
 from scipy import ndimage
 from skimage import segmentation
+from skimage.metrics import contingency_table
 
 from ..superpixels import COMPACTNESS, ITERATIONS, SIGMA
 
@@ -96,8 +97,7 @@ def undersegmentation_error(labels: np.ndarray, reference: np.ndarray) -> float:
     Each segment counts, for each region it meets, with the smaller of the parts inside and outside of it (Neubert &
     Protzel 2012; Stutz, Hermans & Leibe 2018).
     """
-    shared = np.zeros((reference.max() + 1, labels.max() + 1), int)
-    np.add.at(shared, (reference.ravel(), labels.ravel()), 1)
+    shared = contingency_table(reference, labels).toarray()
     return float(np.minimum(shared, shared.sum(axis=0) - shared).sum() / labels.size)
 
 

@@ -78,8 +78,8 @@ def listing(source: Source) -> list[Path]:
     if not source.path.is_dir():
         raise InputError(f"{source.title}: there is no folder {source.path}. {source.get}")
     readable = suffixes()
-    paths = sorted(path for path in source.path.glob(source.glob) if path.suffix.lower() in readable)
-    found = [path for path in paths if path.is_file() and not path.name.startswith(".")]
+    paths = (path for path in source.path.glob(source.glob) if path.suffix.lower() in readable and path.is_file())
+    found = sorted(path for path in paths if not path.name.startswith("."))
     if not found:
         raise InputError(f"{source.title}: the folder {source.path} holds no images. {source.get}")
     return found
@@ -89,11 +89,8 @@ def fingerprint(source: Source) -> list:
     """What a prepared copy depends on beside its entry: the names, sizes and times of the user's files."""
     if source.packages or source.drawn:
         return []
-    if source.path.is_file():
-        return _stamp(source.path)
-    return [[path.relative_to(source.path).as_posix(), *_stamp(path)] for path in listing(source)]
-
-
-def _stamp(path: Path) -> list[int]:
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns]
+    stamps = []
+    for path in [source.path] if source.path.is_file() else listing(source):
+        status = path.stat()
+        stamps.append([path.relative_to(source.path).as_posix(), status.st_size, status.st_mtime_ns])
+    return stamps[0][1:] if source.path.is_file() else stamps

@@ -146,8 +146,7 @@ def _drawn_faces(source: Source, side: int) -> Iterator[RawImage]:
         seed = f"{source.name}-{index:04d}"
         svg = Avatar(style, {"seed": seed, **drawn["options"]}).to_string()
         svg = re.sub(r'viewBox="[^"]*"', view, svg, count=1)
-        head, close, body = svg.partition("</metadata>")
-        svg = head + close + _background(random.Random(seed), x, y, extent) + body
+        svg = svg.replace("</metadata>", "</metadata>" + _background(random.Random(seed), x, y, extent), 1)
         yield RawImage(f"{seed}.svg", source.licence, svg.encode(), partial(_render, side=side))
 
 
@@ -155,16 +154,13 @@ def _background(rng: random.Random, x: float, y: float, extent: float) -> str:
     """A plain or softly graded square. Varied, or the generator would learn to paint the background one colour."""
     hue, saturation, value = rng.random(), rng.uniform(0.05, 0.5), rng.uniform(0.3, 0.95)
     change = rng.uniform(-0.25, 0.25) * rng.choice([0, 1])
-    stops = []
+    gradient = f'<linearGradient id="ground" gradientTransform="rotate({rng.randrange(0, 91)})">'
     for offset, sign in enumerate((-1, 1)):
         level = min(1.0, max(0.2, value + sign * change))
         red, green, blue = colorsys.hsv_to_rgb(hue + sign * change / 6, saturation, level)
-        stops.append(f'<stop offset="{offset}" stop-color="rgb({red:.1%},{green:.1%},{blue:.1%})"/>')
-    return (
-        f'<linearGradient id="ground" gradientTransform="rotate({rng.randrange(0, 91)})">{"".join(stops)}'
-        f"</linearGradient>"
-        f'<rect x="{x - extent}" y="{y - extent}" width="{2 * extent}" height="{2 * extent}" fill="url(#ground)"/>'
-    )
+        gradient += f'<stop offset="{offset}" stop-color="rgb({red:.1%},{green:.1%},{blue:.1%})"/>'
+    place = f'x="{x - extent}" y="{y - extent}" width="{2 * extent}" height="{2 * extent}"'
+    return f'{gradient}</linearGradient><rect {place} fill="url(#ground)"/>'
 
 
 def _render(svg: bytes, side: int) -> np.ndarray:

@@ -7,6 +7,7 @@ whole or not at all, and the key changes with every setting: nothing is prepared
 import hashlib
 import itertools
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -129,23 +130,20 @@ def prepare(
 
 def _prepare(source: Source, folder: Path, side: int, limit: int, test_fraction: float) -> None:
     """Fill the folder of a prepared set; InputError when no image of it can be used."""
-    manifest, rejected, points = [], [], []
-    with open(folder / "images.npy", "wb") as file:
-        _write_header(file, 0, side)
+    entries, rejected, points = [], [], []
+    with tempfile.TemporaryFile(dir=folder) as pixels:  # sets need not fit into memory
         for entry, square in itertools.islice(_kept(source, side, limit, rejected), limit or None):
-            file.write(square.image.tobytes())
+            pixels.write(square.image.tobytes())
             points.append(square.points)
-            split = _split(entry["sha256"], test_fraction) if source.split == "hash" else source.split
-            manifest.append(entry | {"split": split})
-        file.seek(0)
-        _write_header(file, len(manifest), side)
-    if not manifest:
-        reasons = "; ".join(f"{item['file']}: {item['reason']}" for item in rejected[:3])
-        raise InputError(f"{source.title}: no usable {source.kind} among its images ({reasons}). {source.get}")
-    if source.split == "hash" and test_fraction > 0:
-        _both_splits(manifest)
-    images, points = np.load(folder / "images.npy", mmap_mode="r"), np.array(points, np.float32)
+            entries.append(entry)
+        if not entries:
+            reasons = "; ".join(f"{item['file']}: {item['reason']}" for item in rejected[:3])
+            raise InputError(f"{source.title}: no usable {source.kind} among its images ({reasons}). {source.get}")
+        images, points = np.memmap(pixels, mode="r", shape=(len(entries), side, side, 3)), np.array(points, np.float32)
+        np.save(folder / "images.npy", images)
     np.save(folder / "points.npy", points)
+    splits = _splits(entries, test_fraction) if source.split == "hash" else [source.split] * len(entries)
+    manifest = [entry | {"split": split} for entry, split in zip(entries, splits)]
     about = {key: getattr(source, key) for key in ("name", "kind", "title", "licence")}
     about |= {"manifest": manifest, "rejected": rejected, "hash": _hash(images, points, manifest)}
     (folder / "manifest.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
@@ -171,21 +169,9 @@ def _kept(source: Source, side: int, limit: int, rejected: list[dict]) -> Iterat
                 yield {"file": name, "source": source.name, "licence": item.licence, "sha256": sha256}, square
 
 
-def _write_header(file, count: int, side: int) -> None:
-    """The header of images.npy, written before the count is known and again after: numpy leaves room for it to grow."""
-    header = {"descr": "|u1", "fortran_order": False, "shape": (count, side, side, 3)}
-    np.lib.format.write_array_header_1_0(file, header)
-
-
-def _split(sha256: str, test_fraction: float) -> str:
-    return "test" if int(sha256[:8], 16) / 2**32 < test_fraction else "train"
-
-
-def _both_splits(manifest: list[dict]) -> None:
-    """If one split got no image, move the file that is nearest to it."""
-    hashes, splits = ({entry[key] for entry in manifest} for key in ("sha256", "split"))
-    if len(hashes) > 1 and len(splits) == 1:
-        split, moved = ("test", min(hashes)) if splits == {"train"} else ("train", max(hashes))
-        for entry in manifest:
-            if entry["sha256"] == moved:
-                entry["split"] = split
+def _splits(entries: list[dict], test_fraction: float) -> list[str]:
+    """'test' or 'train' for each entry, by the hash of its file; neither gets nothing if there are two files."""
+    places = np.array([int(entry["sha256"][:8], 16) / 2**32 for entry in entries])
+    if test_fraction > 0 and places.min() < places.max():  # the file that is nearest to an empty split goes there
+        test_fraction = np.clip(test_fraction, np.nextafter(places.min(), 1), places.max())
+    return np.where(places < test_fraction, "test", "train").tolist()

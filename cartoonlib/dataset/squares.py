@@ -94,9 +94,7 @@ def _cartoon(picture: np.ndarray, crop: str, side: int) -> Square | str:
     height, width = picture.shape[:2]
     extent = min(height, width)
     x, y = (width - extent) / 2, (height - extent) / 2
-    if crop == "upper":
-        y = 0
-    elif crop == "random":
+    if crop == "random":
         rng = np.random.default_rng(list(hashlib.sha256(picture.tobytes()).digest()))
         extent *= rng.uniform(0.7, 1.0)
         x, y = rng.uniform(0, width - extent), rng.uniform(0, height - extent)

@@ -89,11 +89,9 @@ def _reason(error: Exception) -> str:
 
 def _draw_photo(path: Path, target: Path, generator, options: argparse.Namespace, bar: tqdm) -> None:
     photo, alpha = read_picture(path)
-    cartoon = None
-    if options.faces:
-        cartoon = faces_only(generator, photo, options.strength, options.memory)
-        if cartoon is None:
-            bar.write(f"{path}: no face found, so the whole picture is drawn", file=sys.stderr)
+    cartoon = faces_only(generator, photo, options.strength, options.memory) if options.faces else None
+    if options.faces and cartoon is None:
+        bar.write(f"{path}: no face found, so the whole picture is drawn", file=sys.stderr)
     if cartoon is None:
         cartoon = cartoonize(generator, photo, options.strength, options.scale, options.memory, bar.update)
     formats.write(target if alpha is None else formats.with_alpha(target), cartoon, alpha)

@@ -1,4 +1,4 @@
-"""What the page of notebook 00 does behind its buttons: read a photo, draw it, show it, save its cartoon."""
+"""What the page of notebook 08 does behind its buttons: read a photo, draw it, show it, save its cartoon."""
 
 import io
 from pathlib import Path
@@ -26,12 +26,9 @@ class Drawing:
 
     def draw(self, generator, strength: float, scale: float | None, faces: bool) -> str:
         """Make the cartoon, by draw.cartoonize or, with `faces`, by draw.faces_only; returns a note on it, or ""."""
-        faces_drawn = faces_only(generator, self.photo, strength) if faces else None
-        if faces_drawn is not None:
-            self.cartoon = faces_drawn
-            return ""
-        self.cartoon = cartoonize(generator, self.photo, strength, scale)
-        return "No face found, so the whole picture is drawn." if faces else ""
+        drawn = faces_only(generator, self.photo, strength) if faces else None
+        self.cartoon = cartoonize(generator, self.photo, strength, scale) if drawn is None else drawn
+        return "No face found, so the whole picture is drawn." if faces and drawn is None else ""
 
     def save(self, folder: Path, style: str, strength: float) -> Path:
         """Write the cartoon, in the photo's size, as FOLDER/NAME-STYLE-PERCENT.png. InputError when that fails."""

@@ -96,7 +96,7 @@ def about(groups: Groups, runs: dict[str, Run], stopped: dict[str, str], style: 
 
 
 def read(report: Report) -> tuple[dict, dict[str, str]]:
-    """The content of ablations.json and where it was made (ORIGIN); both are empty when notebook 4 has not run."""
+    """The content of ablations.json and where it was made (ORIGIN); both are empty when notebook 5 has not run."""
     if not (report.folder / "ablations.json").exists():
         return NO_ROWS, {}
     origin = report.read_numbers("ablations", "environment")

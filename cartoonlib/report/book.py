@@ -10,6 +10,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import PIL.Image
 import torch
 
@@ -70,10 +71,15 @@ class Report:
 
     def evaluator(self, faces: ImageSet, cartoons: ImageSet) -> Evaluator:
         """What measures a style: by its held-out cartoons, on some 200 held-out photos, enough for the intervals."""
-        photos, drawings = (center_crop(images.part("test"), self.profile.size) for images in (faces, cartoons))
+        photos = center_crop(faces.part("test"), self.profile.size)
+        return self.evaluator_on(photos[:: max(1, len(photos) // 200)], cartoons)
+
+    def evaluator_on(self, photos: np.ndarray, cartoons: ImageSet) -> Evaluator:
+        """The same on aligned photos of another set, uint8 (N, S, S, 3)."""
+        drawings = center_crop(cartoons.part("test"), self.profile.size)
         judges = features.EfficientNetLite0(), features.PERCEPTUAL[self.profile.perceptual](), FaceApiLandmarks()
         judges = [network.to(self.device) for network in judges]
-        return Evaluator(photos[:: max(1, len(photos) // 200)], drawings, *judges, self.device)
+        return Evaluator(photos, drawings, *judges, self.device)
 
     def figure(self, name: str, figure, of_the_sets: bool = False) -> None:
         """Show a figure and keep it as results/<profile>/figures/<name>.png.

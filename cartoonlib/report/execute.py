@@ -18,6 +18,8 @@ from ..runs.parallel import show_line
 from ..runs.profiles import load_profile
 from . import certificate
 
+NAMED = "[0-9][0-9]_*[a-z].ipynb"  # the notebooks in the order in which they run, without copies of them
+
 
 class _OneLine:
     """Where papermill writes what a notebook prints: on a terminal every line replaces the last one."""
@@ -109,8 +111,7 @@ def reproduce(profile: str) -> None:
     features.PERCEPTUAL[settings.perceptual]()  # these two read their weights
     landmarks.landmark_network(settings.landmarks)
     folder, started = files.RESULTS / profile, time.monotonic()
-    first, *others = sorted(files.NOTEBOOKS.glob("[0-9]*.ipynb"))
-    notebooks = [*others, first]  # 00 draws with the generators that 05 publishes
+    notebooks = sorted(files.NOTEBOOKS.glob(NAMED))
     with lock(folder / ".lock", f"Another process is making {folder}: wait until it has ended, or stop it."):
         for number, notebook in enumerate(notebooks, start=1):
             minutes = (time.monotonic() - started) / 60

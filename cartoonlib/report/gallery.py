@@ -12,7 +12,6 @@ from ..dataset import catalogue, origins
 from ..files import InputError
 
 SIDE, GAP = 256, 4  # px, of a picture and between two
-MOST = 6  # pictures in a row
 # Portraits of the set embedded_faces, and the square around the head: left, top, side in px.
 PORTRAITS = (
     ("skimage/astronaut.png", (66, 0, 330)),
@@ -39,8 +38,6 @@ def large(draw: Callable, generators: dict[str, object], chosen: tuple = PORTRAI
     draw: of a generator and a photo, uint8 (H, W, 3) RGB, the cartoon, the same. generators: by style. chosen: as
     PORTRAITS.
     """
-    if not 0 < len(generators) < MOST:
-        raise InputError(f"The gallery shows 1 to {MOST - 1} styles, not {len(generators)}.")
     pitch = SIDE + GAP
     sheet = Image.new("RGB", (pitch * (len(generators) + 1) - GAP, pitch * len(chosen) - GAP), "white")
     for row, (photo, (_, (left, top, side))) in enumerate(zip(portraits([n for n, _ in chosen]), chosen, strict=True)):

@@ -1,6 +1,8 @@
-"""The Face Research Lab London Set: landmarks against points that people set by hand."""
+"""The Face Research Lab London Set: landmarks against points that people set by hand, and pictures drawn whole."""
 
 import json
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,46 +19,66 @@ AMONG_189, AMONG_68 = (18, 22, 23, 27, 55, 87, 93), (36, 39, 42, 45, 33, 48, 54)
 EYES = (0, 3)  # the outer eye corners among these seven
 
 
-def hand_made_points(size: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """The aligned faces of the London Set and seven points set by hand on each; None when the set is not at hand.
+class Faces(NamedTuple):
+    """Faces of the London Set, and seven points set by hand on each."""
 
-    uint8 (N, size, size, 3) and (N, 7, 2) in units of the side; faces without points of their own are left out.
-    """
+    pictures: list[np.ndarray]  # uint8 (H, W, 3), as they came
+    points: list[np.ndarray]  # the detector's five, (5, 2) in px
+    truth: np.ndarray  # (N, 7, 2) in units of the side of an aligned face
+    size: int  # side of an aligned face in px
+
+    def aligned(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
+        """The faces cut out of their pictures, or of cartoons of these: uint8 (N, size, size, 3)."""
+        return np.stack([align(*both, self.size)[0] for both in zip(pictures, self.points, strict=True)])
+
+
+def hand_made_points(size: int) -> Faces | None:
+    """The London Set; None when it is not at hand. Faces without points of their own are left out."""
     source = catalogue.find("london")
     if not (source.path / "points189.json").is_file():
         return None
     by_name = json.loads((source.path / "points189.json").read_text(encoding="utf-8"))
-    aligned, truth = [], []
+    pictures, found, truth = [], [], []
     for path in catalogue.listing(source):
         picture = np.array(origins.decode(path.read_bytes())) if path.stem in by_name else None
         faces = [] if picture is None else detect_faces(picture)
         if not faces:
             continue
-        image, points = align(picture, faces[0].points, size)
+        _, points = align(picture, faces[0].points, size)
         ones = np.ones((len(points), 1))
         transform = np.linalg.lstsq(np.hstack([faces[0].points, ones]), points, rcond=None)[0]  # exact: a similarity
         seven = np.array(by_name[path.stem])[list(AMONG_189)] + 0.5  # theirs count from a pixel's centre
-        aligned.append(image)
+        pictures.append(picture)
+        found.append(faces[0].points)
         truth.append(np.hstack([seven, np.ones((len(seven), 1))]) @ transform)
-    return np.stack(aligned), np.stack(truth)
+    return Faces(pictures, found, np.stack(truth), size)
 
 
 def measured_rows(
-    runs: dict[str, Run], detector: nn.Module, size: int, seed: int, device: torch.device | str
+    faces: Faces, runs: dict[str, Run], detector: nn.Module, seed: int, device: torch.device | str
 ) -> list[dict]:
-    """Rows of metrics.json: what the detector finds against points set by hand, on photos and each style's cartoons.
-
-    size: side of the aligned faces in px.  An empty list when the set is not at hand.
-    """
-    if (hand_made := hand_made_points(size)) is None:
-        return []
-    photos, truth = hand_made
-    rows = []
+    """Rows of metrics.json: what the detector finds against points set by hand, on photos and each style's cartoons."""
+    photos, rows = faces.aligned(faces.pictures), []
     for style, run in {"-": None, **runs}.items():
         pictures = metrics.generate(run.generator(device), photos, device) if run else photos
         found = metrics.landmarks_of(detector, pictures, device)[:, AMONG_68]
-        error = metrics.mean_estimate(metrics.landmark_errors(found, truth, EYES))
+        error = metrics.mean_estimate(metrics.landmark_errors(found, faces.truth, EYES))
         variant = "full method" if run else "untouched photo"
         networks = {"hand_made_error": DETECTOR}
         rows += metrics.rows({"hand_made_error": error}, networks, run, style, variant, "london", seed)
+    return rows
+
+
+def drawn_rows(
+    faces: Faces, run: Run, style: str, evaluator: metrics.Evaluator, seed: int, draw: Callable
+) -> list[dict]:
+    """Rows of drawn.json: cartoons of whole pictures, as people get them, beside what the network makes of the faces.
+
+    evaluator: of the aligned photos.  draw: of a generator and a picture, uint8 (H, W, 3), the cartoon, the same.
+    """
+    once = metrics.generate(run.generator(evaluator.device), evaluator.photos, evaluator.device)
+    twice = faces.aligned(draw(run.generator(), picture) for picture in faces.pictures)
+    rows = []
+    for variant, pictures in (("drawn once", once), ("drawn twice", twice)):
+        rows += metrics.rows(evaluator.measure(pictures), evaluator.networks, run, style, variant, "london", seed)
     return rows

@@ -26,7 +26,10 @@ PAGES = {  # generated file -> its template
     "results/bench/README.md": "bench.md.j2",
 }
 OF_A_PROFILE = ("data", "pretrain", "train", "ablations", "metrics", "findings")
-FILES = {"reference": OF_A_PROFILE, "quick": (*OF_A_PROFILE, "performance")}  # profiles whose results are in git
+FILES = {
+    "reference": (*OF_A_PROFILE, "drawn"),
+    "quick": (*OF_A_PROFILE, "performance"),
+}  # profiles whose results are in git
 MAKERS = {"bench": "make bench", "": "make soak"}  # of the files in a folder of results/, where it is no profile's
 
 

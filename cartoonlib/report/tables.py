@@ -117,7 +117,7 @@ def goals_markdown(goals: list[dict]) -> str:
     for goal in goals:
         name = goal["goal"]
         if "stopped" in goal:
-            found = f"the row `{goal['stopped']}` collapsed to a flat picture (notebook 4)"
+            found = f"the row `{goal['stopped']}` collapsed to a flat picture (notebook 5)"
         elif "reference" in goal:
             found = f"{interval(goal)} and {interval(goal['reference'])}"
         else:

@@ -9,7 +9,6 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 
@@ -39,17 +38,18 @@ def train_rows(name: str, workers: int, scheduler: str | None = None) -> None:
     folders = {title: run_folder(row, sets, style) for title, (row, style, _) in jobs.items()}
     missing = {folder: title for title, folder in folders.items() if not is_finished(folder)}  # some share a folder
     show_line(f"{len(jobs)} styles and rows, {len(missing)} runs of them to be trained", keep=True)
-    results = {}
+    errors = {}
     if missing:
         some = {title: jobs[title] for title in missing.values()}
         with _client(workers, scheduler) as client:
-            results = _train_on_workers(client, some, sets, [] if scheduler else _gpus())
-    stopped = [title for title, (kind, _) in results.items() if kind == "stopped"]
-    failed = [title for title, (kind, _) in results.items() if kind == "failed"]
-    trained = len(results) - len(stopped) - len(failed)
+            errors = _train_on_workers(client, some, sets, [] if scheduler else _gpus())
+    stopped = [title for title, error in errors.items() if isinstance(error, TrainingStopped)]
+    failed = [title for title in errors if title not in stopped]
+    trained = len(missing) - len(errors)
     print(f"{len(jobs)} styles and rows: {trained} trained, {len(stopped)} stopped, {len(failed)} failed")
     for title in stopped + failed:
-        print(f"{title}: {results[title][1]}")
+        defect = not isinstance(errors[title], InputError)
+        print(f"{title}: {''.join(traceback.format_exception(errors[title])) if defect else errors[title]}")
     if failed:
         raise InputError(f"These runs failed: {', '.join(failed)}. The same command tries them again.")
 
@@ -60,15 +60,17 @@ def _gpus() -> list[str]:
     return os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",") if count else []
 
 
-def _train_on_workers(client, jobs: dict[str, tuple[Profile, str, str]], sets: Sets, gpus: list[str]) -> dict:
-    """Title -> (trained, stopped or failed, that in words), of each job: a profile, its style and its variant."""
+def _train_on_workers(
+    client, jobs: dict[str, tuple[Profile, str, str]], sets: Sets, gpus: list[str]
+) -> dict[str, Exception]:
+    """Title -> why a job ended without a run; each is a profile, its style and its variant."""
     from distributed import Event, as_completed
 
     if not client.nthreads():
         show_line("no worker has joined the scheduler yet: start some with `dask worker`", keep=True)
     if sys.stderr.isatty():
         client.subscribe_topic(f"progress of {client.id}", lambda event: show_line(event[1]))
-    futures, results = {}, {}
+    futures, errors = {}, {}
 
     def submit(row: Profile, style: str | None, variant: str, after):
         # A job has the name of its folder: Dask makes one of those that agree in it, for which all that need it wait.
@@ -80,25 +82,19 @@ def _train_on_workers(client, jobs: dict[str, tuple[Profile, str, str]], sets: S
         started = submit(row, None, variant, pretrained) if row.start_steps else pretrained
         futures[submit(row, style, variant, started)] = title, run_folder(row, sets, style)
     try:
-        for future in as_completed(futures):
+        for number, future in enumerate(as_completed(futures), start=1):
             title, folder = futures[future]
-            results[title] = _result(future, folder)
-            show_line(f"{len(results)}/{len(futures)} {title}: {results[title][1].splitlines()[-1]}", keep=True)
+            if error := future.exception():  # its own, or that of its start
+                errors[title] = error.with_traceback(future.traceback())
+            elif not is_finished(folder):
+                elsewhere = f"trained, but not into {folder.parent}: the workers must share this results/"
+                errors[title] = InputError(elsewhere)
+            said = str(errors.get(title, f"trained, {folder.name}")).partition("\n")[0]  # of a defect there may be more
+            show_line(f"{number}/{len(futures)} {title}: {said}", keep=True)
     except KeyboardInterrupt:
         Event(client.id, client).set()  # rows that have begun end too; they go on from their last checkpoints
         raise
-    return results
-
-
-def _result(future, folder: Path) -> tuple[str, str]:
-    """(trained, stopped or failed, that in words), of a row that has ended."""
-    error = future.exception()  # its own, or that of its start
-    if error is None:
-        elsewhere = f"trained, but not into {folder.parent}: the workers must share this results/"
-        return ("trained", f"trained, {folder.name}") if is_finished(folder) else ("failed", elsewhere)
-    if isinstance(error, InputError):
-        return "stopped" if isinstance(error, TrainingStopped) else "failed", str(error)
-    return "failed", "".join(traceback.format_exception(type(error), error, future.traceback()))  # a defect
+    return errors
 
 
 def _work(settings: dict, title: str, client: str, gpus: list[str], style: str | None, _after: None = None) -> None:
@@ -128,18 +124,11 @@ def _work(settings: dict, title: str, client: str, gpus: list[str], style: str |
 def _client(workers: int, scheduler: str | None) -> Iterator:
     """A Dask client of a scheduler elsewhere, or of one here with that many workers, on the loopback device alone."""
     import dask
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
-    if scheduler is not None:
-        try:
-            client = Client(scheduler, timeout=10)
-        except (OSError, ValueError):
-            raise InputError(f"No Dask scheduler answers at {scheduler}: start one with `dask scheduler`.") from None
-        with client:
-            yield client
-        return
+    here = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "threads_per_worker": 1, "memory_limit": 0}
+    here |= {"n_workers": workers, "silence_logs": logging.CRITICAL}
     threads = max(1, torch.get_num_threads() // workers)
-    options = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "threads_per_worker": 1, "memory_limit": 0}
     with tempfile.TemporaryDirectory() as folder, dask.config.set({
         "temporary-directory": folder,
         # In place of Dask's own, which also hand freed memory back at once: see device.keep_freed_memory.
@@ -149,10 +138,14 @@ def _client(workers: int, scheduler: str | None) -> Iterator:
         # Workers inherit that Ctrl-C is ignored: on a terminal it reaches them too, and ending them is left to Dask.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            cluster = LocalCluster(n_workers=workers, silence_logs=logging.CRITICAL, **options)
+            client = Client(**here) if scheduler is None else Client(scheduler, timeout=10)
+        except (OSError, ValueError):
+            if scheduler is None:
+                raise
+            raise InputError(f"No Dask scheduler answers at {scheduler}: start one with `dask scheduler`.") from None
         finally:
             signal.signal(signal.SIGINT, handler)
-        with cluster, Client(cluster) as client:
+        with client:
             yield client
 
 
@@ -163,7 +156,7 @@ def ablation_rows(profile: Profile) -> dict[str, dict[str, Profile]]:
     What a style sets for itself is left out, for every row is to differ from the full method by its changes alone; one
     that diverges stops, which is a result too.
     """
-    own = profile.weights.model_dump() | {"discriminator_rate": profile.discriminator_rate}
+    own = profile.model_dump(include={"weights", "discriminator_rate"})
     same = {"train_steps": profile.ablation_steps, "style_settings": {}, "on_divergence": "stop"}
     return {
         group: {title: profile.replace(**same | _scaled(changes or {}, own)) for title, changes in rows.items()}
@@ -171,12 +164,9 @@ def ablation_rows(profile: Profile) -> dict[str, dict[str, Profile]]:
     }
 
 
-def _scaled(changes: dict, own: dict[str, float]) -> dict:
-    """Changes in which `x4` of something that the profile has of its own has become four times that."""
-    scaled = {}
-    for key, value in changes.items():
-        factor = re.fullmatch(r"x(\d+\.?\d*)", str(value)) if key in own else None
-        scaled[key] = own[key] * float(factor[1]) if factor else value
-        if key == "weights" and isinstance(value, dict):
-            scaled[key] = _scaled(value, own)
-    return scaled
+def _scaled(change: object, own: object) -> object:
+    """A change, in which `x4` of a number that the profile has of its own has become four times that."""
+    if isinstance(change, dict) and isinstance(own, dict):
+        return {key: _scaled(value, own.get(key)) for key, value in change.items()}
+    factor = re.fullmatch(r"x(\d+\.?\d*)", str(change))
+    return own * float(factor[1]) if factor and isinstance(own, float) else change

@@ -107,9 +107,6 @@ def show_line(line: str, keep: bool = False) -> None:
     print(line, end=end, file=sys.stderr, flush=True)
 
 
-# --- processes that train together ---------------------------------------------------------------------------------
-
-
 def _launch(profile: Profile, style: str | None, title: str, progress: Callable) -> None:
     """Train in `processes` processes through `accelerate launch`, and raise here what they raise.
 
@@ -121,7 +118,7 @@ def _launch(profile: Profile, style: str | None, title: str, progress: Callable)
     if 0 < gpus < number:
         raise InputError(f"`processes: {number}` needs as many GPUs, and this machine has {gpus}.")
     threads = max(1, torch.get_num_threads() // number)
-    job = json.dumps({"settings": profile.model_dump(), "style": style, "title": title})
+    job = json.dumps([profile.model_dump(), style, title])
     problem, pipe = None, subprocess.PIPE
     with tempfile.TemporaryDirectory() as logs, tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
         command = [
@@ -149,10 +146,10 @@ def _launch(profile: Profile, style: str | None, title: str, progress: Callable)
 def run_launched(job: str) -> None:
     """What each process of _launch does: the job, telling its progress to the process that started it."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    job = json.loads(job)
+    settings, style, title = json.loads(job)
     try:
-        profile = profile_of(job["settings"])
-        run(profile, Sets(profile, silent), job["style"], job["title"], lambda line: _tell_parent("progress", line))
+        profile = profile_of(settings)
+        run(profile, Sets(profile, silent), style, title, lambda line: _tell_parent("progress", line))
     except InputError as problem:
         _tell_parent(type(problem).__name__, str(problem))
         sys.exit(1)

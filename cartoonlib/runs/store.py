@@ -31,9 +31,6 @@ NOT_IN_KEY = (
 KEPT = 2  # checkpoints; when the last one is damaged, the one before it is used
 
 
-# --- finished runs -------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Run:
     """A finished run: its folder and what summary.json says."""
@@ -132,9 +129,6 @@ def code_hash() -> str:
     return hashlib.sha256("\n".join(sorted(definitions)).encode()).hexdigest()[:8]
 
 
-# --- checkpoints ---------------------------------------------------------------------------------------------------
-
-
 def save_checkpoint(folder: Path, step: int, state: dict) -> None:
     """Write checkpoint-<step>-<start of its SHA-256>.pt, and delete all but the newest ones."""
     buffer = io.BytesIO()
@@ -173,9 +167,6 @@ def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
     """(step, path), the newest first."""
     found = [(int(path.stem.split("-")[1]), path) for path in folder.glob("checkpoint-*.pt")]
     return sorted(found, key=lambda each: (each[0], each[1].stat().st_mtime_ns), reverse=True)
-
-
-# --- log and events ------------------------------------------------------------------------------------------------
 
 
 def read_lines(path: Path) -> list[dict]:

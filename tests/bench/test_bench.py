@@ -15,7 +15,6 @@ from torch import nn
 from cartoonlib import files
 from cartoonlib.bench import __main__ as command
 from cartoonlib.bench import comparisons, measuring, original, scaling, steps
-from cartoonlib.bench.__main__ import bench, main
 from cartoonlib.profile import Profile
 from cartoonlib.report import render, tables
 from cartoonlib.runs.profiles import load_profile
@@ -236,7 +235,7 @@ SMOKE = {"size": 32, "batch": 2, "segments": 12}
 def test_a_step_in_its_own_process_answers_every_call():
     p = load_profile("smoke")
     with measuring.Process() as process:
-        assert process(steps.start, p, "ours", SMOKE).startswith("EfficientNet-Lite0, ")
+        assert process(steps.start, p, steps.ours, SMOKE).startswith("EfficientNet-Lite0, ")
         first, second = process(steps.go_on), process(steps.go_on)
     assert 200 < first <= second < 5000
 
@@ -276,12 +275,14 @@ def test_the_last_line_is_the_promised_one(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(files, "RESULTS", tmp_path)
 
     def notebook(_source, target, profile):
-        assert (target.name, profile) == ("06_performance.ipynb", "bench")
+        assert (target.name, profile) == ("07_performance.ipynb", "bench")
         (tmp_path / "bench").mkdir()
         (tmp_path / "bench" / "performance.json").write_text(json.dumps(content), encoding="utf-8")
 
     monkeypatch.setattr(command, "execute", notebook)
-    bench()
+    monkeypatch.setattr(sys, "argv", ["bench"])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    command.main()
     assert capsys.readouterr().out.splitlines()[-1] == "ratio_to_original_step 5.13 (4.50-6.00) on cpu"
     assert json.loads((tmp_path / "bench" / "cpu.json").read_text(encoding="utf-8")) == content
 
@@ -298,12 +299,19 @@ def test_superpixels_are_compared_at_equal_numbers_of_segments(face_photos):
 
 
 def test_precisions_are_compared_seed_by_seed():
-    def row(seed, full, half):
-        cells = {"fp32": full, "bf16": half, "bf16 - fp32": half - full}
-        return {"metric": "m", "seed": seed} | {name: {"value": value} for name, value in cells.items()}
-
-    effect = comparisons.precision_effect([row(0, 10, 11), row(1, 14, 12), row(2, 12, 12)])
-    assert effect == {"m": {"difference": {"min": -2, "median": 0, "max": 1}, "between_seeds": 4}}
+    groups = comparisons.precision_rows(TINY.replace(bench_repeats=5, ablation_steps=100, seed=7))
+    assert [list(rows) for rows in groups.values()] == [
+        [f"{precision}, seed {seed}" for seed in (7, 8, 9)] for precision in ("fp32", "bf16")
+    ]
+    for precision, rows in groups.items():
+        assert {(row.precision, row.train_steps, row.log_every) for row in rows.values()} == {(precision, 50, 2)}
+    values = {"fp32": (10, 14, 12), "bf16": (11, 12, 12)}
+    rows = [{"group": group, "metric": metric, "value": value * scale} for group in values for value in values[group]
+            for scale, metric in enumerate(comparisons.COMPARED, start=1)]  # fmt: skip
+    effect = comparisons.precision_effect(rows)
+    assert list(effect) == list(comparisons.COMPARED)
+    assert effect["kid_cartoon"] == {"difference": {"min": -2, "median": 0, "max": 1}, "between_seeds": 4}
+    assert effect["landmark_error"] == {"difference": {"min": -4, "median": 0, "max": 2}, "between_seeds": 8}
 
 
 def test_a_spread_is_shown_with_three_digits():
@@ -318,10 +326,10 @@ def test_the_tables_show_what_was_measured_and_what_failed():
     assert lines[-2:] == ["| size 64 | it was killed | | |", "| batch 4 | 2 (1 to 3) | 2 (1 to 3) | 700 |"]
     kept = json.loads((files.ROOT / "results/bench/cpu.json").read_text(encoding="utf-8"))["performance"]
     text = render.rendered("performance.md.j2", kept)
-    assert text.count("| --- |") == 6 and "(+0.0 %)" in text and "| landmark_error, seed 0 |" in text
+    assert text.count("| --- |") == 5 and "(+0.0 %)" in text
 
 
 def test_a_wrong_command_ends_with_one_sentence(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["bench", "quick"])
     with pytest.raises(SystemExit, match="Give nothing: the benchmark has its settings in"):
-        main()
+        command.main()

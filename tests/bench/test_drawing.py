@@ -1,4 +1,4 @@
-"""What notebook 06 measures of drawing photos: its table, its processes, and the flicker of a film."""
+"""What notebook 07 measures of drawing photos: its table, its processes, and the flicker of a film."""
 
 import json
 

@@ -19,7 +19,7 @@ def test_every_set_says_what_whence_and_under_which_licence():
     assert {"ffhq_thumbnails128", "utkface", "hayao", "paprika", "shinkai", "summerwar"} <= set(named)
     for source in named.values():
         assert source.kind in ("faces", "cartoons") and source.title and source.licence and source.get.endswith(".")
-        assert source.crop in ("centre", "upper", "random", "faces") and source.split in ("hash", "train", "test")
+        assert source.crop in ("centre", "random", "faces") and source.split in ("hash", "train", "test")
         assert bool(source.folder) + bool(source.packages) + bool(source.drawn) == 1
         for package in source.packages:
             assert len(package["sha256"]) == 64 and package["licence"] and package["members"] and package["photos"]

@@ -22,7 +22,17 @@ from cartoonlib.media.faces import Face, detect_faces
 from cartoonlib.media.pictures import read_picture
 from cartoonlib.networks import Generator
 from cartoonlib.photos import batch, cli, draw, formats, onnx, page, shipped, video
-from cartoonlib.photos.draw import _spans, _tile, cartoonize, faces_only, usual_scale, view_size
+from cartoonlib.photos.draw import (
+    _mixed,
+    _redraw,
+    _resized,
+    _sketch,
+    _spans,
+    cartoonize,
+    faces_only,
+    usual_scale,
+    view_sizes,
+)
 from cartoonlib.photos.onnx import OnnxGenerator, export_onnx, to_onnx
 from cartoonlib.report import metrics
 
@@ -55,8 +65,8 @@ def plain(tmp_path, monkeypatch, generator):
 # --- the network on a picture of any size -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [(16, 16), (17, 31), (299, 413), (64, 300)])
-def test_at_full_scale_it_is_what_the_generator_draws(size, generator, photo):
+@pytest.mark.parametrize("size", [(16, 16), (17, 31), (149, 413), (64, 300)])
+def test_a_small_photo_is_what_the_generator_draws(size, generator, photo):
     part = photo[: size[0], : size[1]]
     cartoon = cartoonize(generator, part, scale=1)
     assert cartoon.shape == part.shape and cartoon.dtype == np.uint8
@@ -64,11 +74,39 @@ def test_at_full_scale_it_is_what_the_generator_draws(size, generator, photo):
     assert abs(difference).max() <= 1 and abs(cartoon.astype(int) - part).mean() > 5
 
 
+def test_it_draws_a_sketch_and_then_the_sketch_again(generator, photo):
+    """Both by the network's own filter: at half the size, and at full size in the colours of the sketch."""
+    half = _resized(photo, view_sizes(*photo.shape[:2], 0.5)[0])
+    sketch, drawing = np.empty_like(photo), np.empty_like(photo)
+    _sketch(generator, half, sketch, (0, half.shape[0], 0, half.shape[1]), guide=photo)
+    small = metrics.generate(generator, half[None])[0].astype(int)
+    shrunk = np.asarray(Image.fromarray(sketch).resize(half.shape[1::-1], Image.Resampling.BOX)).astype(int)
+    assert abs(shrunk - small).mean() < abs(shrunk - half).mean() / 2
+    _redraw(generator, sketch, drawing, (0, photo.shape[0], 0, photo.shape[1]))
+    assert np.array_equal(drawing, cartoonize(generator, photo, scale=0.5))
+
+
+def test_the_second_drawing_keeps_the_colours_of_the_sketch_and_adds_ink():
+    tints = Generator().eval().requires_grad_(False)
+    tints.unfiltered = lambda image: image + torch.tensor([0.1, -0.05, 0.0])[:, None, None]
+    sketch, drawing = np.full((64, 64, 3), 128, np.uint8), np.empty((64, 64, 3), np.uint8)
+    sketch[:, 32:] = 60
+    _redraw(tints, sketch, drawing, (0, 64, 0, 64))
+    assert abs(drawing.astype(int) - sketch).max() <= 2  # of some 13 that red changed by
+    line = torch.zeros(64)
+    line[30:33] = -0.8
+    tints.unfiltered, tints.filter_eps = lambda image: image + line, 1e-9
+    _redraw(tints, sketch, drawing, (0, 64, 0, 64))
+    assert (drawing[:, 29:31].astype(int) - sketch[:, 29:31]).min() < -30  # it stays dark
+    assert abs(drawing[:, :20].astype(int) - sketch[:, :20]).max() <= 2
+
+
 @pytest.mark.parametrize("scale", [1, 0.6])
 def test_tiles_meet_without_a_seam(scale, generator, photo, monkeypatch):
     whole = cartoonize(generator, photo, scale=scale, memory=5000).astype(int)
     spans = []
-    monkeypatch.setattr(draw, "_tile", lambda *a, tile=_tile: (spans.append(a[-1]), tile(*a)))
+    for name, tile in (("_sketch", _sketch), ("_redraw", _redraw)):
+        monkeypatch.setattr(draw, name, lambda *a, tile=tile, **k: (spans.append(a[3]), tile(*a, **k)))
     shares = []
     tiled = cartoonize(generator, photo, scale=scale, memory=1, progress=shares.append)
     assert len(spans) == len(shares) > 5 and sum(shares) == pytest.approx(1)
@@ -88,11 +126,16 @@ def test_spans_cover_a_side_once_and_begin_at_multiples_of_the_network():
 
 
 def test_strips_join(generator, photo, monkeypatch):
-    whole = [cartoonize(generator, photo, scale=scale) for scale in (1, 0.6)]
+    half, sketch = _resized(photo, (150, 206)), np.empty_like(photo)
+
+    def strips():
+        _sketch(generator, half, sketch, (0, 150, 0, 206), guide=photo)
+        return sketch.astype(int), _mixed(photo, half, 0.7).astype(int)
+
+    whole = strips()
     monkeypatch.setattr(draw, "STRIP", 2000)
-    for scale, expected in zip((1, 0.6), whole, strict=True):
-        difference = abs(cartoonize(generator, photo, scale=scale).astype(int) - expected)
-        assert difference.max() <= 1 and (difference > 0).mean() < 0.001  # positions are rounded
+    for one, other in zip(whole, strips(), strict=True):
+        assert abs(one - other).max() <= 1 and (one != other).mean() < 0.001  # positions are rounded
 
 
 def test_a_smaller_view_keeps_the_edges_of_the_photo(generator, photo):
@@ -102,7 +145,7 @@ def test_a_smaller_view_keeps_the_edges_of_the_photo(generator, photo):
     step = np.full((300, 300, 3), 40, np.uint8)
     step[:, 150:] = 220
     drawn = cartoonize(identity, step, scale=1 / 3).astype(int)
-    assert (drawn[:, 150] - drawn[:, 149]).min() > 140 and abs(drawn - step).max() < 20
+    assert (drawn[:, 150] - drawn[:, 149]).min() > 100 and abs(drawn - step).max() < 40  # 140 of the step in two pixels
     enlarged = np.asarray(Image.fromarray(step).resize((100, 100)).resize((300, 300))).astype(int)
     assert (enlarged[:, 150] - enlarged[:, 149]).max() < 90
 
@@ -131,19 +174,22 @@ def detector(*found: tuple[float, float]):
 def views(monkeypatch) -> list[tuple[int, int]]:
     """Heights and widths of the views that are drawn, one a photo of one tile."""
     seen = []
-    monkeypatch.setattr(draw, "_tile", lambda *a: (seen.append(a[2].shape[:2]), _tile(*a)))
+    monkeypatch.setattr(draw, "_sketch", lambda *a, **k: (seen.append(a[1].shape[:2]), _sketch(*a, **k)))
     return seen
 
 
-def test_a_view_is_never_larger_than_the_photo_and_never_too_small_to_draw():
-    assert view_size(3000, 4000, 0.25) == (750, 1000)
-    assert view_size(3000, 4000, 0.001) == (16, 16)
-    assert view_size(300, 400, 1) == view_size(300, 400, 2) == (300, 400)
+def test_the_first_view_is_never_larger_than_the_photo_and_the_second_twice_as_large_within_bounds():
+    assert view_sizes(3000, 4000, 0.25) == [(750, 1000), (1500, 2000)]
+    assert view_sizes(3000, 4000, 0.001) == [(16, 16)] * 2
+    assert view_sizes(3000, 4000, 1) == [(3000, 4000)]  # no larger one is to be had
+    assert view_sizes(300, 400, 1) == view_sizes(300, 400, 2) == [(300, 400), (600, 800)]
+    assert view_sizes(800, 800, 1) == [(800, 800), (1400, 1400)]
+    assert view_sizes(150, 400, 1) == [(150, 400)]  # too small for a second
 
 
 def test_the_face_of_a_portrait_has_one_width_in_the_view():
     portrait = Image.fromarray(skimage.data.astronaut()[0:256, 96:352]).resize((1024, 1024), Image.Resampling.BICUBIC)
-    rows, columns = view_size(1024, 1024, usual_scale([np.asarray(portrait)]))
+    rows, columns = view_sizes(1024, 1024, usual_scale([np.asarray(portrait)]))[0]
     box = detect_faces(np.asarray(portrait.resize((columns, rows), Image.Resampling.LANCZOS)))[0].box
     assert box[2] - box[0] == pytest.approx(draw.FACE, rel=0.08)
 
@@ -734,11 +780,11 @@ def test_an_exported_generator_draws_the_same(plain, photo, tmp_path, generator,
     by_file = shipped.load(str(model))
     assert (by_file.filter_eps, by_file.filter_radius) == (generator.filter_eps, generator.filter_radius)
     drawn = cartoonize(by_file, photo, scale=1).astype(int)
-    assert abs(drawn - cartoonize(generator, photo, scale=1)).max() <= 1
+    assert abs(drawn - cartoonize(generator, photo, scale=1)).max() <= 4  # the second drawing enlarges the difference
     for number, how in enumerate((["--style", "plain"], ["--style", "plain", "--runtime", "onnx"], ["--style", model])):
         assert command(source, "-o", tmp_path / str(number), *how) == 0
     images = [np.asarray(Image.open(tmp_path / str(number) / "a-plain.png")).astype(int) for number in range(3)]
-    assert np.array_equal(images[1], images[2]) and abs(images[0] - images[1]).max() <= 1
+    assert np.array_equal(images[1], images[2]) and abs(images[0] - images[1]).max() <= 4
     assert "exported already" in command("--style", model, "--export", tmp_path / "again.onnx")
     assert "is there already" in command("--style", "plain", "--export", model)
     before = source.read_bytes()

@@ -227,7 +227,8 @@ def test_points_set_by_hand_follow_their_face(tmp_path, monkeypatch):
     points = np.zeros((189, 2))
     points[[18, 22, 23, 27, 55, 87, 93]] = face.points[[0, 0, 1, 1, 2, 3, 4]] - 0.5  # there, 0 is a pixel's centre
     (tmp_path / "points189.json").write_text(json.dumps({"one": points.tolist()}), encoding="utf-8")
-    pictures, truth = london.hand_made_points(64)
+    found = london.hand_made_points(64)
+    pictures, truth = found.aligned(found.pictures), found.truth
     aligned = align(astronaut, face.points, 64)[1]
     assert pictures.shape == (1, 64, 64, 3)
     assert abs(truth[0] - aligned[[0, 0, 1, 1, 2, 3, 4]]).max() < 0.02  # JPEG moves the detector a little
@@ -241,24 +242,40 @@ class Still:
 
     summary = {"steps": 7, "code": "abc"}
 
-    def generator(self, device):
+    def generator(self, device="cpu"):
         return nn.Identity()
 
 
-def test_rows_of_the_london_set_hold_the_photos_and_every_style(monkeypatch, face_set):
+def test_rows_of_the_london_set_hold_the_photos_and_every_style(face_set):
     photos = center_crop(face_set.images, 32)
     truth = metrics.landmarks_of(BrightPoints(), photos)[:, london.AMONG_68]
     shift = np.linalg.norm(truth[:, 0] - truth[:, 3], axis=-1)[:, None, None] * [0.5, 0.0]
-    monkeypatch.setattr(london, "hand_made_points", lambda size: (photos, truth + shift))
-    rows = london.measured_rows({"anime": Still()}, BrightPoints(), 32, 3, "cpu")
+    points = [faces.CANONICAL * 32] * len(photos)  # so that they are cut as they are
+    found = london.Faces(list(photos), points, truth + shift, 32)
+    rows = london.measured_rows(found, {"anime": Still()}, BrightPoints(), 3, "cpu")
     assert [(row["style"], row["variant"], row["steps"], row["code"]) for row in rows] == [
         ("-", "untouched photo", 0, "-"), ("anime", "full method", 7, "abc"),
     ]  # fmt: skip
     for row in rows:
         assert row["value"] == pytest.approx(0.5) and row["low"] <= row["value"] <= row["high"]
         assert (row["group"], row["metric"], row["seed"], row["n"]) == ("london", "hand_made_error", 3, 6)
-    monkeypatch.setattr(london, "hand_made_points", lambda size: None)
-    assert london.measured_rows({"anime": Still()}, BrightPoints(), 32, 3, "cpu") == []
+
+
+def test_whole_pictures_are_drawn_and_then_judged_by_their_faces(evaluator):
+    """Each picture goes to `draw` as it came; what comes back is cut at the points of its photo."""
+    photos = evaluator.photos
+    wide = [np.pad(photo, ((8, 8), (20, 4), (0, 0))) for photo in photos]
+    points = [faces.CANONICAL * photos.shape[1] + [20, 8] for _ in photos]
+    found = london.Faces(wide, points, np.zeros((len(photos), 7, 2)), photos.shape[1])
+    assert abs(found.aligned(wide).astype(int) - photos).max() <= 1
+    seen = []
+    rows = london.drawn_rows(
+        found, Still(), "anime", evaluator, 3, lambda generator, picture: (seen.append(picture.shape), 255 - picture)[1]
+    )
+    assert seen == [picture.shape for picture in wide]
+    once, twice = ([row for row in rows if row["variant"] == f"drawn {times}"] for times in ("once", "twice"))
+    changes = [{row["metric"]: row["value"] for row in part}["content_distance"] for part in (once, twice)]
+    assert changes[0] == 0 < changes[1] and {row["group"] for row in rows} == {"london"}
 
 
 def test_a_style_of_photos_is_questioned(face_set, cartoon_set, lite0):

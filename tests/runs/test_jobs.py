@@ -80,7 +80,7 @@ def tiny(tmp_path_factory, face_photos, cartoon_set):
         with patch.context() as detector:  # here alone: no other process could prepare these photos
             detector.setattr(squares, "detect_faces", lambda picture: [face])
             turns = itertools.cycle(("train", "test"))  # by hash, six photos might all be of one split
-            detector.setattr(prepare, "_split", lambda *_: next(turns))
+            detector.setattr(prepare, "_splits", lambda entries, _: [next(turns) for _ in entries])
             opened = Report("tiny", progress=silent)
             opened.sets.faces, opened.sets.cartoons
         yield folder
