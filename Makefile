@@ -48,8 +48,8 @@ report: .venv/ready ## join executed notebooks into results/PROFILE/report.html
 readme: .venv/ready ## render README.md, the pages of results/ and the generators' cards anew from the result files
 	@$(BIN)/python -m cartoonlib.report readme
 
-verify: .venv/ready ## render them too, and say where the files in git differ
-	@$(BIN)/python -m cartoonlib.report verify
+verify: .venv/ready ## render them too, say where the files in git differ, and how the numbers of PROFILE lie to those in git
+	@$(BIN)/python -m cartoonlib.report verify $(PROFILE)
 
 soak: .venv/ready ## the long tests: kill -9 at random moments, films and pictures of all kinds, other numbers of threads (an hour)
 	@$(BIN)/python tests/soak.py

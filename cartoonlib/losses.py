@@ -6,7 +6,7 @@ Each but the last is named as its weight in the profile (`weights:`), and the ge
 The losses are scale-free, so that weights carry over from one resolution and perceptual network to another: content and
 structure are relative to the size of the features that they compare, the anchor is a mean over pixels, landmarks are in
 units of the face's width. Total variation is per pixel: a picture of twice the size has smaller steps and a smaller
-value. `report.published.scale_free_weights` converts the published weights.
+value. `report.published` converts the published weights.
 """
 
 from functools import lru_cache

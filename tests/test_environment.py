@@ -166,7 +166,7 @@ def test_make_runs_in_a_path_with_a_space_and_as_root(tmp_path):
     assert make(folder, "demo") == f"{folder}/notebooks: 08_your_photo.ipynb\n"
     assert make(folder, "demo", CDPATH=f":{tmp_path}") == f"{folder}/notebooks: 08_your_photo.ipynb\n"
     assert "--allow-root" in make(folder, "lab")  # Jupyter refuses to start in most containers without it
-    assert make(folder, "verify") == f"{folder}: -m cartoonlib.report verify\n"
+    assert make(folder, "verify") == f"{folder}: -m cartoonlib.report verify quick\n"
 
 
 def test_settings_for_other_projects_do_not_reach_pip_and_jupyter(tmp_path):

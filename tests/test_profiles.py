@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from cartoonlib import files
 from cartoonlib.files import InputError
 from cartoonlib.profile import LOSSES, OF_A_STYLE, TABLES, Look, Profile, profile_of
-from cartoonlib.report.published import PUBLISHED, published_weights, scale_free_weights
+from cartoonlib.report.published import PUBLISHED, columns
 from cartoonlib.runs.ablations import ablation_rows
 from cartoonlib.runs.profiles import load_profile
 from cartoonlib.runs.store import NOT_IN_KEY, PRETRAIN_SETTINGS, START_SETTINGS
@@ -309,26 +309,24 @@ def test_the_command_prints_a_profile_or_one_sentence():
 
 
 def test_published_weights_have_the_effect_that_its_page_names():
-    original = scale_free_weights(PUBLISHED["original"], size=128, channels=512, magnitude=1.0)
+    found, louder = (columns(Profile(name="a"), 512, magnitude) for magnitude in (1.0, 3.5))
+    original, readme = found["original"], found["original README"]
     assert original["total_variation"] == pytest.approx(0.2035, abs=1e-4)
     assert original["content"] == original["structure"] == pytest.approx(2.29e-3, rel=1e-3)
     assert (original["surface"], original["texture"]) == (0.1, 1.0)
-    louder = scale_free_weights(PUBLISHED["original"], 128, 512, 3.5)
-    assert louder["content"] == pytest.approx(3.5 * original["content"])
-    readme = scale_free_weights(PUBLISHED["original README"], 128, 512, 1.0)
+    assert louder["original"]["content"] == pytest.approx(3.5 * original["content"])
     assert readme["total_variation"] == pytest.approx(2.0, rel=0.03)
     assert readme["content"] == pytest.approx(1.5e-4, rel=0.03)
     assert readme["structure"] == pytest.approx(4.6e-6, rel=0.03)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_the_converter_has_an_inverse(name):
-    setting = (96, 40, 0.7)
-    there = scale_free_weights(PUBLISHED[name], *setting)
-    assert published_weights(there, *setting) == pytest.approx(PUBLISHED[name])
-    assert "landmark" not in published_weights(
-        there | {"landmark": 5.0, "anchor": 1.0}, *setting
-    )  # nobody published it
+def test_the_last_column_takes_weights_back_to_published_ones(name):
+    there = columns(Profile(name="a"), 40, 0.7)[name]
+    profile = Profile(name="a", weights=there | {"landmark": 5.0, "anchor": 1.0}, edge_aware=False)
+    back = columns(profile, 40, 0.7)["ours in the original's code"]
+    assert back == pytest.approx(PUBLISHED[name])  # without landmark and anchor, which nobody published
+    assert "total_variation" not in columns(profile.replace(edge_aware=True), 40, 0.7)["ours in the original's code"]
 
 
 def test_keys_are_stable_and_ignore_what_changes_no_result():

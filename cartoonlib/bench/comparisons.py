@@ -5,7 +5,6 @@ from functools import partial
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from skimage.segmentation import quickshift
 
 from .. import representations, superpixels
@@ -16,7 +15,6 @@ from .measuring import now, paired, spread, warm_up
 from .original import weights_at_hand
 
 TORCH, SCIKIT, FELZENSZWALB = "SLIC in torch", "SLIC of scikit-image", "Felzenszwalb and merging"
-HALF = "SLIC in torch at half the resolution"
 
 
 def superpixel_speed(p: Profile, photos: np.ndarray, device: torch.device) -> dict[str, dict]:
@@ -49,15 +47,10 @@ def segmentations(p: Profile, photos: np.ndarray) -> dict[str, np.ndarray]:
     images, arrays = to_tensor(photos), photos / 255
     labels = [segmentation.segment_slic(a, p.segments) for a in arrays]
     counts = [len(np.unique(one)) for one in labels]
-    full, half = (
-        torch.cat([superpixels.slic(image[None], n) for image, n in zip(batch, counts)]).numpy()
-        for batch in (images, F.avg_pool2d(images, 2))
-    )
     return {
-        TORCH: full,
+        TORCH: torch.cat([superpixels.slic(image[None], n) for image, n in zip(images, counts)]).numpy(),
         SCIKIT: np.stack(labels),
         FELZENSZWALB: np.stack([segmentation.segment_felzenszwalb(a, n) for a, n in zip(arrays, counts)]),
-        HALF: half.repeat(2, axis=1).repeat(2, axis=2),
     }
 
 

@@ -3,32 +3,13 @@
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import LogLocator, NullLocator
-from skimage.segmentation import mark_boundaries
 
-from ..profile import Profile
-from ..report import figures
 from ..report.paper import COLORS, INK, MUTED, RULE, WIDTH, panel_grid, styled
-from .comparisons import FELZENSZWALB, SCIKIT, TORCH
-from .segmentation import fill_segments
 
 PART_COLORS = {  # of the parts whose names start so
     "superpixels": "structure", "target": "anchor", "perceptual": "content", "landmarks": "landmark",
     "generator": "generator",
 }  # fmt: skip
-
-
-def segment_sheet(p: Profile, photos: np.ndarray, found: dict[str, np.ndarray]) -> plt.Figure:
-    """Boundaries and colours of three methods on a few photos."""
-    columns = {}
-    for title, method in (("SLIC in torch", TORCH), ("SLIC of scikit-image", SCIKIT), ("Felzenszwalb", FELZENSZWALB)):
-        pairs = [(photo / 255, labels) for photo, labels in zip(photos, found[method])]
-        # Enlarged, for lines thinner than pixels.
-        large = [[x.repeat(4, axis=0).repeat(4, axis=1) for x in pair] for pair in pairs]
-        marked = [mark_boundaries(*pair, color=(1, 1, 0.2), mode="inner") for pair in large]
-        filled = [fill_segments(*pair, p.adaptive, p.brighten) for pair in pairs]
-        columns[f"{title}: segments"] = (np.stack(marked) * 255).round().astype(np.uint8)
-        columns[f"{title}: colours"] = (np.stack(filled) * 255).round().astype(np.uint8)
-    return figures.comparison(photos, columns)
 
 
 @styled

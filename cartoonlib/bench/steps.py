@@ -125,19 +125,6 @@ def compared(p: Profile) -> dict[str, dict]:
         return {name: row | {"about": about[name], "peak_mb": steps[name]()} for name, row in rows.items()}
 
 
-def saved(step: dict[str, dict], parts: dict[str, dict]) -> dict[str, float]:
-    """Shares of our step that two cheaper ways save, by what `compared` and `breakdown` found.
-
-    A structure target at half the resolution saves three quarters of the superpixels' share at most.
-    """
-    every, ours = (step[name]["seconds"]["median"] for name in ("ours, every image", "ours"))
-    share = parts["superpixels"]["median"] / parts["step"]["median"]
-    return {
-        "perceptual losses on every second image": 1 - ours / every,
-        "structure target at half the resolution, at most": 0.75 * share,
-    }
-
-
 def breakdown(step: Callable, device: torch.device, repeats: int) -> dict[str, dict]:
     """Seconds of the labelled parts of a step, of the rest ("other") and of the whole ("step"), by torch's profiler.
 

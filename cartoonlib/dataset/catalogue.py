@@ -78,9 +78,8 @@ def listing(source: Source) -> tuple[list[Path], list[tuple[Path, str]]]:
     """The images of a set that lies in a folder, and what is passed over there. Raises InputError if there is none."""
     if not source.path.is_dir():
         raise InputError(f"{source.title}: there is no folder {source.path}. {source.get}")
-    wanted = set(source.path.glob(source.glob))
     found, passed = walk(source.path, suffixes())
-    found = [path for path in found if path in wanted]
+    found = sorted({*found} & {*source.path.glob(source.glob)})
     if not found:
         others = f"passed over: {told(passed) or 'nothing'}"
         raise InputError(f"{source.title}: the folder {source.path} holds no images ({others}). {source.get}")

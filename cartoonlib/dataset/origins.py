@@ -38,16 +38,13 @@ class RawImage(NamedTuple):
     decode: Callable[[bytes], np.ndarray]
 
 
-def raw_images(
-    source: Source, side: int, limit: int = 0, rejected: list[dict] | None = None
-) -> tuple[int, Iterator[RawImage]]:
+def raw_images(source: Source, side: int, limit: int, rejected: list[dict]) -> tuple[int, Iterator[RawImage]]:
     """The number of raw images of a set, and the images one by one.
 
     side: that they will have, in pixels, for vector faces. limit: how many will be taken, 0 for all; with a limit files
     come in the order of their names' hashes, and a video's frames further apart, so that the first few stand for all.
     rejected: gets what is passed over in a folder, and what is missing of a video: file and reason.
     """
-    rejected = [] if rejected is None else rejected
     if source.drawn:
         return source.drawn["count"], _drawn_faces(source, side)
     if source.path.is_file():

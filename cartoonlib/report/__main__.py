@@ -1,10 +1,14 @@
-"""`python -m cartoonlib.report reproduce|join PROFILE`; `readme` and `verify` are about all results in git."""
+"""`python -m cartoonlib.report reproduce|join|verify PROFILE`; `readme` is about all results in git.
+
+`blind PROFILE A.safetensors B.safetensors --out DIR` makes sheets of a blind comparison, and reads their answers.
+"""
 
 import sys
+from pathlib import Path
 
 from .. import files
 from ..files import InputError, one_sentence
-from . import render, verify
+from . import blind, render, verify
 from .execute import join, reproduce
 
 
@@ -15,13 +19,15 @@ def main() -> None:
                 reproduce(profile)
             case ["join", profile]:
                 join(profile)
+            case ["blind", profile, *generators, "--out", folder]:
+                blind.compare(profile, generators, Path(folder))
             case ["readme"]:
                 for path in render.write():
                     print(path.relative_to(files.ROOT))
-            case ["verify"]:
-                verify.main()
+            case ["verify", profile]:
+                verify.main(profile)
             case _:
-                raise InputError("Give reproduce or join and a profile, or readme, or verify.")
+                raise InputError("Give reproduce, join, verify or blind and a profile, or readme.")
 
 
 if __name__ == "__main__":

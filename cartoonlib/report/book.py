@@ -55,14 +55,13 @@ class Report:
 
     def environment(self) -> dict:
         """Versions, hardware, commit and data opened so far; printed by every notebook, written beside every number."""
-        dtype = pick_dtype(self.profile, self.device)
         gpu = torch.cuda.get_device_name() if self.device.type == "cuda" else None
         return {
             "profile": self.profile.name,
             "settings": self.profile.key(),
             "seed": self.profile.seed,
             "device": gpu or f"{processor()}, {torch.get_num_threads()} threads",
-            "precision": str(dtype).removeprefix("torch."),
+            "precision": str(pick_dtype(self.profile, self.device)).removeprefix("torch."),
             "python": platform.python_version(),
             **{name: version(name) for name in PACKAGES},
             "data": dict(self.sets.hashes),
@@ -124,20 +123,21 @@ class Report:
 
 def commit() -> str:
     """The git commit of the code, marked when files other than results differ from it; `none` outside a clone."""
-    # A hook of another repository says by variables that all is about that one; the owner may be another than the user.
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)results")
+    return (git("describe", "--always", "--exclude=*") or "none") + ("-dirty" if changed else "")
+
+
+def git(*arguments: str) -> str:
+    """What git says of this clone; nothing outside of one, or where there is no git."""
+    # A hook of another repository says by variables that all is about that one, and a copy of these files may lie
+    # inside another one; the owner may be another than the user.
     own = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-c", f"safe.directory={files.ROOT}", *arguments]
-        return subprocess.run(command, cwd=files.ROOT, env=own, capture_output=True, encoding="utf-8").stdout.strip()
-
+    own["GIT_CEILING_DIRECTORIES"] = str(files.ROOT.parent)
+    command = ["git", "-c", f"safe.directory={files.ROOT}", *arguments]
     try:
-        if git("rev-parse", "--show-toplevel") != str(files.ROOT):
-            return "none"  # a copy of the files inside another repository
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)results")
-        return (git("describe", "--always", "--exclude=*") or "none") + ("-dirty" if changed else "")
+        return subprocess.run(command, cwd=files.ROOT, env=own, capture_output=True, encoding="utf-8").stdout.strip()
     except OSError:
-        return "none"
+        return ""
 
 
 def processor() -> str:

@@ -22,16 +22,21 @@ PERSON_BLOCKS = (
 FACEAPI_MEAN = (122.782, 117.001, 104.298)  # RGB of the training images of both
 
 
-class FaceApiLandmarks(_Frozen):
-    """68 points by face-api.js's separable dense network (MIT licence): an independent detector for evaluation.
+class _FaceApi(_Frozen):
+    """A network with the weights of a `model` in the npm package @vladmandic/face-api, which is fetched if absent."""
 
-    The weights are those of the npm package @vladmandic/face-api, which is fetched when it is absent.
-    """
+    model: str
 
     def __init__(self):
         super().__init__()
-        self.weights = nn.ParameterDict(faceapi_weights(npm_package(PACKAGE), "face_landmark_68_model"))
+        self.weights = nn.ParameterDict(faceapi_weights(npm_package(PACKAGE), self.model))
         self.requires_grad_(False).eval()
+
+
+class FaceApiLandmarks(_FaceApi):
+    """68 points by face-api.js's separable dense network (MIT licence): an independent detector for evaluation."""
+
+    model = "face_landmark_68_model"
 
     def forward(self, images: Tensor) -> Tensor:
         """Aligned faces (B, 3, H, W) in [-1, 1] -> points (B, 68, 2) in units of the image side."""
@@ -55,16 +60,10 @@ class FaceApiLandmarks(_Frozen):
         return F.conv2d(x, self.weights[f"{name}/pointwise_filter"], bias)
 
 
-class FaceApiPersons(_Frozen):
-    """Whose face it is: dlib's residual network of 29 layers (King 2017, public domain), as face-api.js has it.
+class FaceApiPersons(_FaceApi):
+    """Whose face it is: dlib's residual network of 29 layers (King 2017, public domain), as face-api.js has it."""
 
-    The weights come out of the same package as those of the landmarks.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.weights = nn.ParameterDict(faceapi_weights(npm_package(PACKAGE), "face_recognition_model"))
-        self.requires_grad_(False).eval()
+    model = "face_recognition_model"
 
     def forward(self, images: Tensor) -> Tensor:
         """Aligned faces (B, 3, H, W) in [-1, 1] -> (B, 128): shots of one person lie less than 0.6 apart (dlib)."""

@@ -20,8 +20,7 @@ from .. import features, files, landmarks
 from ..files import InputError, lock, write_atomic
 from ..runs.parallel import show_line
 from ..runs.profiles import load_profile
-
-NAMED = "[0-9][0-9]_*[a-z].ipynb"  # the notebooks in the order in which they run, without copies of them
+from . import certificate
 
 
 class _OneLine:
@@ -129,8 +128,9 @@ def reproduce(profile: str) -> None:
             execute(notebook, folder / "notebooks" / notebook.name, profile)
             if sys.stderr.isatty():
                 sys.stderr.write("\n")
-        page = join(profile)
+        compared, page = certificate.write(profile), join(profile)
         print(f"done in {(time.monotonic() - started) / 60:.1f} min: open {page}", file=sys.stderr)
+        print(compared)
 
 
 def join(profile: str) -> Path:
@@ -142,6 +142,8 @@ def join(profile: str) -> Path:
         raise InputError(f"No executed notebook of profile {profile} yet: make reproduce PROFILE={profile} makes them.")
     whole = executed[0]
     whole.cells = [cell for notebook in executed for cell in notebook.cells]
+    if (compared := files.RESULTS / profile / "certificate.md").exists():
+        whole.cells.append(nbformat.v4.new_markdown_cell(compared.read_text(encoding="utf-8")))
     for number, cell in enumerate(whole.cells):
         cell.id = f"cell-{number}"  # for those of the notebooks together are not unique
         if cell.cell_type == "markdown":

@@ -18,24 +18,6 @@ from ..profile import Profile
 from .paper import COLORS, MUTED, RULE, WIDTH, arrow, box, canvas, checked, label, picture, styled
 
 
-@styled
-def dataset(faces: np.ndarray, cartoons: dict[str, np.ndarray]) -> plt.Figure:
-    """Up to 16 faces on the left, up to four cartoons of every style (title -> images) on the right."""
-    rows = {title: checked(images, title)[:4] for title, images in cartoons.items()}
-    top, left, right, pitch = 0.5, 0.15, 4.65, 1.04
-    small = min(pitch, 4 * pitch / max(1, len(rows)))
-    figure, ax = canvas(WIDTH, top + 4 * pitch + 0.1)
-    label(ax, left, 0.3, "Face images", 11, ha="left", weight="bold")
-    label(ax, right, 0.3, "Cartoon images", 11, ha="left", weight="bold")
-    for i, face in enumerate(checked(faces, "faces")[:16]):
-        picture(ax, face, left + i % 4 * pitch, top + i // 4 * pitch, pitch - 0.04)
-    for y, (title, images) in zip(np.linspace(top, top + 4 * pitch - small, max(2, len(rows))), rows.items()):
-        for i, image in enumerate(images):
-            picture(ax, image, right + i * small, y, small - 0.04)
-        label(ax, right + 4 * small + 0.1, y + small / 2, textwrap.fill(title, 14), 10, ha="left", va="center")
-    return figure
-
-
 def represented(images: Tensor, profile: Profile) -> dict[str, np.ndarray]:
     """What the losses see of images: `structure`, `texture` (grey) and `surface`, as pictures.
 

@@ -114,25 +114,3 @@ def differences(estimates: Estimates, pairs: list[tuple[str, str]], style: str) 
             about = {"style": style, "variant": variant, "reference": reference, "metric": metric}
             result.append({**about, "value": gap.value, "low": gap.low, "high": gap.high})
     return result
-
-
-def worst(errors: np.ndarray, count: int = 4) -> np.ndarray:
-    """Indices of the faces with the largest errors, the largest first."""
-    return errors.argsort()[::-1][:count]
-
-
-def failures_line(style: str, errors: np.ndarray) -> str:
-    """The largest landmark errors of the faces in the figures (N,), and their median, in one line."""
-    largest = ", ".join(f"{error:.3f}" for error in errors[worst(errors)])
-    return f"{style}: landmark errors {largest}; median of {len(errors)} faces {np.median(errors):.3f}"
-
-
-def summary_line(style: str, steps: int, estimates: Estimates) -> str:
-    """What a style's generator changes about photos, in two lines, from what measure_style found."""
-    ours, photo = estimates["full method"], estimates["untouched photo"]
-    look, flat, error = ours["style_distance"], ours["flatness"].minus(photo["flatness"]), ours["landmark_error"]
-    return (
-        f"{style}, {steps} steps: style distance {look.value:.3f} [{look.low:.3f}, {look.high:.3f}] of the photo's,\n"
-        f"    flatness changes by {flat.value:+.3f} [{flat.low:+.3f}, {flat.high:+.3f}]; "
-        f"landmark error {error.value:.3f} [{error.low:.3f}, {error.high:.3f}]."
-    )

@@ -24,7 +24,7 @@ PORTRAITS = (
 
 def portraits(names: list[str]) -> Iterator[np.ndarray]:
     """Photos of the set embedded_faces, uint8 (H, W, 3) RGB, by their names there; InputError for one it lacks."""
-    _, images = origins.raw_images(catalogue.find("embedded_faces"), SIDE)
+    _, images = origins.raw_images(catalogue.find("embedded_faces"), SIDE, 0, [])
     found = {image.name: image for image in images if image.name in names}
     for name in names:
         if name not in found:

@@ -35,22 +35,15 @@ def loss_curves(logs: dict[str, list[dict]], keys: list[str]) -> plt.Figure:
             ax.plot(steps, values, color=color, lw=0.8, alpha=0.3)
             mean = [values[max(0, i - window) : i + window + 1].mean() for i in range(len(values))]
             ax.plot(steps, mean, color=color, label=title)
-        _finish_loss_panel(ax, key)
+        if key.startswith("d_"):
+            ax.axhline(0.25, color=MUTED, lw=1, ls="--", zorder=1)
+            place = {"transform": ax.get_yaxis_transform(), "ha": "right", "va": "bottom"}
+            ax.text(1, 0.253, "cannot tell", fontsize=8, color=MUTED, **place)
+        ax.set_title(key.replace("d_", "discriminator: ").replace("_", " "))
+        ax.set_ylim(0, max(0.29, ax.get_ylim()[1]) if key.startswith("d_") else None)
     if len(logs) > 1:
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(5, len(logs)))
     return figure
-
-
-def _finish_loss_panel(ax: plt.Axes, key: str) -> None:
-    """Give a panel its title, its range from zero, and for a discriminator the line of one that cannot tell."""
-    top = None
-    if key.startswith("d_"):
-        top = max(0.29, ax.get_ylim()[1])
-        ax.axhline(0.25, color=MUTED, lw=1, ls="--", zorder=1)
-        place = {"transform": ax.get_yaxis_transform(), "ha": "right", "va": "bottom"}
-        ax.text(1, 0.253, "cannot tell", fontsize=8, color=MUTED, **place)
-    ax.set_title(key.replace("d_", "discriminator: ").replace("_", " "))
-    ax.set_ylim(0, top)
 
 
 @styled

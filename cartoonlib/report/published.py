@@ -5,41 +5,15 @@ import torch
 from torch import nn
 
 from ..images import to_tensor
-from ..profile import Look, Profile
-from .tables import table
+from ..profile import Profile
 
 PUBLISHED_SIZE = 128  # px, of the original's images
-# Published weights, as their code has them (see scale_free_weights). TV is named variance there.
+# Published weights, as their code has them (see columns). TV is named variance there.
 PUBLISHED = {
     "original": {"content": 300.0, "structure": 300.0, "surface": 0.1, "texture": 1.0, "total_variation": 1e4},
     "original README": {"content": 20.0, "structure": 0.6, "surface": 0.2, "texture": 5.0, "total_variation": 1e5},
     "White-box code": {"content": 200.0, "structure": 200.0, "surface": 0.1, "texture": 1.0, "total_variation": 1e4},
 }
-
-
-def _factors(size: int, channels: int, magnitude: float) -> dict[str, float]:
-    """Our weight over theirs, of each loss that both have; see scale_free_weights."""
-    features = magnitude / (channels * (size // 8) ** 2)
-    equal = {"surface": 1.0, "texture": 1.0}
-    return {"content": features, "structure": features, **equal, "total_variation": 1 / (3 * size**2)}
-
-
-def scale_free_weights(published: dict[str, float], size: int, channels: int, magnitude: float) -> dict[str, float]:
-    """Weights of the original's or White-box's code -> ours.
-
-    Their VGG and TV losses are means divided once more by C * H * W, so they hold for one size and network only.
-
-    size: side of the images in px.  channels: of the perceptual features (512 for VGG19 conv4_4), at 1/8 of the size.
-    magnitude: mean |features| of photos, which our relative losses divide by.
-    """
-    factors = _factors(size, channels, magnitude)
-    return {key: weight * factors[key] for key, weight in published.items()}
-
-
-def published_weights(ours: dict[str, float], size: int, channels: int, magnitude: float) -> dict[str, float]:
-    """The inverse of scale_free_weights: our weights -> numbers for the original's or White-box's code."""
-    factors = _factors(size, channels, magnitude)
-    return {key: weight / factors[key] for key, weight in ours.items() if key in factors}
 
 
 @torch.no_grad()
@@ -49,23 +23,17 @@ def feature_scale(perceptual: nn.Module, photos: np.ndarray) -> tuple[int, float
     return features.shape[1], float(features.abs().mean())
 
 
-def weights_markdown(profile: Profile, channels: int, magnitude: float) -> str:
-    """A markdown table of a profile's weights beside the published ones, and what its styles set for training.
+def columns(profile: Profile, channels: int, magnitude: float) -> dict[str, dict[str, float]]:
+    """Title -> loss -> weight: the published ones made scale-free, as ours are; and ours in the original's code.
 
-    The published weights are made scale-free with the profile's network, at the original's image size; the last column
-    is the reverse, the profile's weights as numbers for the original's code. channels, magnitude: see feature_scale.
+    Their VGG and TV losses are means divided once more by C * H * W, so they hold for one size and network only: here
+    for PUBLISHED_SIZE and a network with so many channels (512 for VGG19 conv4_4) at 1/8 of it. magnitude: mean
+    |features| of photos, which our relative losses divide by; see feature_scale.
     """
-    ours, scale = profile.weights.model_dump(), (PUBLISHED_SIZE, channels, magnitude)
-    columns = {name: scale_free_weights(theirs, *scale) for name, theirs in PUBLISHED.items()}
-    columns["ours in the original's code"] = published_weights(ours, *scale)
+    features, ours = magnitude / (channels * (PUBLISHED_SIZE // 8) ** 2), profile.weights.model_dump()
+    factors = {"content": features, "structure": features, "surface": 1.0, "texture": 1.0}  # our weight over theirs
+    factors["total_variation"] = 1 / (3 * PUBLISHED_SIZE**2)
+    found = {title: {name: theirs[name] * factors[name] for name in theirs} for title, theirs in PUBLISHED.items()}
     if profile.edge_aware:  # a total variation that the photo's edges weigh is another loss than theirs, of squares
-        del columns["ours in the original's code"]["total_variation"]
-    lines = []
-    for name, weight in ours.items():
-        others = [f"{theirs[name]:.3g}" if name in theirs else "-" for theirs in columns.values()]
-        lines.append([name, f"{weight:.2g}", *others])
-    text = table(["loss", "this profile", *columns], lines)
-    for style, own in profile.flat()["style_settings"].items():
-        texts = [f"{key} {value:g}" for key, value in own.items() if key not in (*Look.model_fields, "start_steps")]
-        text += f"\n\nFor `{style}`: {', '.join(texts)}." if texts else ""
-    return text
+        del factors["total_variation"]
+    return found | {"ours in the original's code": {name: ours[name] / factors[name] for name in factors}}

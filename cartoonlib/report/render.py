@@ -26,10 +26,7 @@ PAGES = {  # generated file -> its template
     "results/bench/README.md": "bench.md.j2",
 }
 OF_A_PROFILE = ("data", "pretrain", "train", "ablations", "metrics", "findings")
-FILES = {
-    "reference": (*OF_A_PROFILE, "whole"),
-    "quick": (*OF_A_PROFILE, "performance"),
-}  # profiles whose results are in git
+FILES = {"reference": (*OF_A_PROFILE, "whole"), "quick": (*OF_A_PROFILE, "performance")}  # of profiles in git
 MAKERS = {"bench": "make bench", "": "make soak"}  # of the files in a folder of results/, where it is no profile's
 
 
@@ -70,14 +67,10 @@ def _environment() -> jinja2.Environment:
     )  # fmt: skip
     env.globals["tables"] = tables
     env.filters |= {
-        "number": tables.number,
-        "interval": tables.interval,
-        "median_and_range": tables.median_and_range,
-        "signed": tables.signed,
+        **{name: getattr(tables, name) for name in ("number", "interval", "signed", "spread")},
         "thousands": lambda value: f"{value:,.0f}",
         "percent": lambda part: f"{100 * part:.0f} %",
         "gigabytes": lambda megabytes: f"{megabytes / 1000:.1f} GB",
-        "spread": lambda values: f"{values['median']:.2f} ({values['min']:.2f}-{values['max']:.2f})",
     }
     return env
 
@@ -87,7 +80,7 @@ def shown(table: str, *values) -> str:
     return getattr(_environment().get_template("measured.md.j2").module, table)(*values)
 
 
-def _rendered(template: str, names: dict) -> str:
+def rendered(template: str, names: dict) -> str:
     """A page; InputError for a name that the template has and the results lack."""
     try:
         return _environment().get_template(template).render(names)
@@ -105,7 +98,7 @@ def page(root: Path, path: str) -> str:
         names["soak"] = results.read("soak.json")["soak"]
     if folder != "bench":
         names |= _of_a_profile(results, folder or PUBLISHED)
-    return _rendered(template, names | {"sources": results.hashes})
+    return rendered(template, names | {"sources": results.hashes})
 
 
 def _of_a_profile(results: Results, profile: str) -> dict:
@@ -148,7 +141,7 @@ def card(results: Results, profile: Profile, style: str) -> str:
     data, run = results.part(profile.name, "data"), results.part(profile.name, "train")[style]
     rows = [row for row in results.part(profile.name, "metrics") if row["style"] == style]
     path, pretrained = results.weights(profile.name, style), results.part(profile.name, "pretrain")
-    return _rendered("card.md.j2", {
+    return rendered("card.md.j2", {
         "style": style, "path": path, "sha256": _sha256(path), "profile": profile, "run": run,
         "faces": data["faces"], "cartoons": data[style],
         "pretrain_steps": pretrained["steps"], "start": pretrained.get("starts", {}).get(style),

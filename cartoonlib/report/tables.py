@@ -21,7 +21,6 @@ DISTANCES = ["style_distance", "kid_cartoon", "kid_photo", "landmark_error", "li
 FAULTS = ["stroke", "mesh", "skin_dark", "skin_middle", "skin_light", "skin_worst", "blacks"]
 PAGE_METRICS = [*DISTANCES[:2], *DISTANCES[3:5], *FAULTS[:5], "flatness"]
 GROUPS_OF_STYLES = ("photo", "style", "cartoons", "london")  # the other groups are rows of the ablation table
-MET = {True: "yes", False: "no", None: "nothing to compare with"}
 
 
 def number(value: float) -> str:
@@ -34,16 +33,16 @@ def interval(row: dict) -> str:
     return f"{number(row['value'])} [{number(row['low'])}, {number(row['high'])}]"
 
 
-def median_and_range(values: dict[str, float]) -> str:
-    """A spread as `median (min to max)`."""
-    low, middle, high = (number(values[key]) for key in ("min", "median", "max"))
-    return f"{middle} ({low} to {high})"
-
-
 def signed(row: dict) -> str:
     """A difference with its interval, and whether that holds zero."""
     value, low, high = (("+" if row[key] >= 0 else "") + number(row[key]) for key in ("value", "low", "high"))
     return f"{value} [{low}, {high}]" + ("" if row["low"] > 0 or row["high"] < 0 else " (not resolved)")
+
+
+def spread(values: dict[str, float]) -> str:
+    """Measurements of a machine as `median (least to largest)`."""
+    low, middle, high = (number(values[key]) for key in ("min", "median", "max"))
+    return f"{middle} ({low} to {high})"
 
 
 def last_line(ratio: dict[str, float], device: str) -> str:
@@ -83,29 +82,3 @@ def table_markdown(rows: list[dict], metrics: list[str]) -> str:
     for key in keys:
         lines.append([key[i] for i in shown] + [interval(column[key]) if key in column else "" for column in found])
     return table([ROW[i] for i in shown] + list(titles), lines, len(shown))
-
-
-def styles_markdown(rows: list[dict]) -> str:
-    """A profile's generators beside photos and held-out cartoons, from the rows of metrics.json."""
-    styles = [row for row in rows if row["group"] in GROUPS_OF_STYLES]
-    found = {row["metric"] for row in styles}
-    columns = [metric for metric in (*PAGE_METRICS, "hand_made_error", "milliseconds") if metric in found]
-    return table_markdown(styles, columns)
-
-
-def goals_markdown(goals: list[dict]) -> str:
-    """Goals (findings.goals), a line each."""
-    titles = ["goal", "style", "found", "met"]
-    return table(titles, [[goal_texts(goal)[title] for title in titles] for goal in goals], 4)
-
-
-def goal_texts(goal: dict) -> dict[str, str]:
-    """A goal as texts: goal, style, found, met."""
-    name = goal["goal"]
-    if "stopped" in goal:
-        found = f"the row `{goal['stopped']}` collapsed to a flat picture (notebook 5)"
-    elif "reference" in goal:
-        found = f"{interval(goal)} and {interval(goal['reference'])}"
-    else:
-        name, found = f"{name} {goal['sign']} {number(goal['limit'])}", interval(goal)
-    return {"goal": name, "style": goal["style"], "found": found, "met": MET[goal["met"]]}

@@ -1,7 +1,8 @@
 """`make verify`: whether README, pages of results and model cards are what the result files say.
 
 Renders each of them anew and compares: any other digit is found, in a page or in a result file. The result files must
-say whence they are. Prints a line a check and ends with a status that is not zero when one fails.
+say whence they are. Prints a line a check and ends with a status that is not zero when one fails. Then comes the
+certificate of a profile: numbers beside those in git, which another machine may have made, so that it fails nothing.
 """
 
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from .. import files
 from ..files import InputError
-from . import render
+from . import certificate, render
 from .book import PACKAGES
 
 RECORDED = {"profile", "settings", "seed", "device", "precision", "python", "commit", "date", *PACKAGES}
@@ -73,11 +74,12 @@ def _origin(root: Path, name: str) -> list[str]:
     return [f"it does not say {', '.join(sorted(missing))}"] if missing else []
 
 
-def main() -> None:
-    """Print every check and what is wrong; exits with 1 when a check failed."""
+def main(profile: str) -> None:
+    """Print every check and what is wrong, and the certificate of a profile; exits with 1 when a check failed."""
     failed = 0
     for what, wrong in checks():
         print(f"{'FAILED' if wrong else 'ok'}: {what}", *(f"    {problem}" for problem in wrong), sep="\n")
         failed += bool(wrong)
+    print("", certificate.write(profile), sep="\n")
     if failed:
         sys.exit(f"{failed} checks failed")

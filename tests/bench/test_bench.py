@@ -14,9 +14,10 @@ from torch import nn
 
 from cartoonlib import files
 from cartoonlib.bench import __main__ as command
-from cartoonlib.bench import comparisons, figures, measuring, original, scaling, steps
+from cartoonlib.bench import comparisons, measuring, original, scaling, steps
 from cartoonlib.profile import Profile
 from cartoonlib.report import tables
+from cartoonlib.report.render import shown
 from cartoonlib.runs.profiles import load_profile
 
 TINY = Profile(
@@ -296,7 +297,6 @@ def test_superpixels_are_compared_at_equal_numbers_of_segments(face_photos):
     for rows in quality.values():
         assert abs(rows["segments"]["to_scikit_image"] - 1) < 0.1
         assert 0 < rows["undersegmentation_error"]["mean"] < rows["boundary_recall"]["mean"] <= 1
-    assert figures.segment_sheet(TINY, photos, found).axes
 
 
 def test_precisions_are_compared_seed_by_seed():
@@ -316,7 +316,20 @@ def test_precisions_are_compared_seed_by_seed():
 
 
 def test_a_spread_is_shown_with_three_digits():
-    assert tables.median_and_range({"min": 0.01234, "median": 1.2345, "max": 1234.5}) == "1.23 (0.0123 to 1230)"
+    assert tables.spread({"min": 0.01234, "median": 1.2345, "max": 1234.5}) == "1.23 (0.0123 to 1230)"
+
+
+def test_the_tables_show_what_was_measured_and_what_failed():
+    some = {"min": 1.0, "median": 2.0, "max": 3.0}
+    rows = [{"axis": "size", "size": 64, "failed": "it was killed"}]
+    rows += [{"axis": "batch", "batch": 4, "seconds": some, "images_per_second": some, "peak_mb": 700.0}]
+    lines = shown("growth", rows).splitlines()
+    assert lines[-2:] == ["| size 64 | it was killed |  |  |", "| batch 4 | 2 (1 to 3) | 2 (1 to 3) | 700 |"]
+    kept = json.loads((files.ROOT / "results/bench/cpu.json").read_text(encoding="utf-8"))["performance"]
+    assert "(+0.0%)" in shown("quality", kept["superpixel_quality"])
+    assert len(shown("floor", kept["floor"]).splitlines()) == 4
+    said = shown("summary", kept["step"], kept["floor"], kept["parts"]["ours"], kept["superpixel_speed"])
+    assert [line.split()[0] for line in said.splitlines()] == ["One", "Most", "Superpixels"]
 
 
 def test_a_wrong_command_ends_with_one_sentence(monkeypatch):

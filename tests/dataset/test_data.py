@@ -126,7 +126,7 @@ def test_training_reads_what_cartoonize_reads_and_to_the_same_pixels(folders, mo
     noise(13).save(drawings / "13 profile.png", icc_profile=profile)
     monkeypatch.setattr(ImageCms, "profileToProfile", lambda image, *rest, outputMode: image.point(lambda v: v // 2))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    count, found = origins.raw_images(catalogue.find(str(drawings), "cartoons"), 64)
+    count, found = origins.raw_images(catalogue.find(str(drawings), "cartoons"), 64, 0, [])
     pixels = {item.name: item.decode(item.content) for item in found}
     assert len(pixels) == count == 14
     for name, picture in pixels.items():

@@ -84,7 +84,7 @@ def film(path: Path, size=(96, 64), frames=20, start=0, aspect=1, curve=2, displ
 
 def training_frames(path: Path, limit: int = 0) -> dict[str, np.ndarray]:
     """Time, as it is named -> frame, of a film as a training set."""
-    _, found = origins.raw_images(catalogue.find(str(path)), 64, limit)
+    _, found = origins.raw_images(catalogue.find(str(path)), 64, limit, [])
     return {item.name.partition("@")[2]: item.decode(item.content) for item in found}
 
 

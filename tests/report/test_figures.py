@@ -43,7 +43,6 @@ def _pipeline(faces):
 
 
 DRAWINGS = {
-    "dataset": lambda faces: figures.dataset(faces, {"Hayao": faces[:4], "Paprika": faces[:4]}),
     "representations": lambda faces: figures.representations(faces, faces, faces[..., :1], faces, POINTS),
     "pipeline": _pipeline,
     "generator": lambda faces: diagrams.generator_architecture(Generator()),

@@ -9,15 +9,13 @@ from torch import nn
 
 from cartoonlib import files
 from cartoonlib.files import InputError
-from cartoonlib.report import ablations, findings, tables
+from cartoonlib.report import ablations, findings
 from cartoonlib.report.book import Report
 from cartoonlib.report.metrics import mean_estimate
-from cartoonlib.report.published import feature_scale, weights_markdown
+from cartoonlib.report.published import columns, feature_scale
 from cartoonlib.report.render import shown
 from cartoonlib.runs.ablations import ablation_rows
 from cartoonlib.runs.guards import TrainingStopped
-
-GOALS = ["goal", "style", "found", "met"]
 
 
 def row(style, variant, group, metric, value, low, high):
@@ -101,16 +99,15 @@ def test_a_row_that_collapsed_leaves_nothing_to_compare_with():
     stopped = {"runs": {"original": {"stopped": "flat"}}, "metrics": [], "differences": []}
     *_, goal = findings.goals(style_rows() + ablation()[:1], stopped, ["anime"])
     assert goal["met"] is None and goal["stopped"] == "original" and goal["limit"] is None
-    assert tables.goal_texts(goal) | {"goal": ""} == {
-        "goal": "", "style": "anime", "met": "nothing to compare with",
-        "found": "the row `original` collapsed to a flat picture (notebook 5)",
-    }  # fmt: skip
+    line = "| anime | the row `original` collapsed to a flat picture (notebook 5) | nothing to compare with |"
+    assert shown("goals_of_styles", [goal]).rstrip().endswith(line)
 
 
 def test_goals_as_texts():
     goals = findings.goals(style_rows() + ablation(), ablations.NO_ROWS, ["anime"])
-    texts = [tables.goal_texts(goal) for goal in goals]
-    assert all(list(text) == GOALS for text in texts)
+    lines = [line.strip("| ").split(" | ") for line in shown("goals_of_styles", goals).splitlines()]
+    assert lines[0] == ["goal", "style", "found", "met"] and all(len(line) == 4 for line in lines)
+    texts = [dict(zip(lines[0], line)) for line in lines[2:]]
     assert [text["found"] for text in texts[-2:]] == ["0.4 [0.4, 0.4]", "10 [9, 11] and 13 [12, 14]"]
     assert texts[0]["goal"] == "style distance / the photo's <= 0.35" and texts[0]["met"] == "yes"
     assert {"dark skin, change of L +- 8", "faces known again >= 0.98"} < {text["goal"] for text in texts}
@@ -142,13 +139,6 @@ def test_differences_are_paired_and_those_without_a_row_are_left_out():
     for d in found:
         assert (d["variant"], d["reference"], d["style"]) == ("without colour", "full method", "anime")
         assert d["value"] == pytest.approx(1) and d["high"] - d["low"] < 1e-9  # the noise cancels photo by photo
-
-
-def test_the_faces_that_moved_most_come_first():
-    errors = np.array([0.1, 0.4, 0.2, 0.3, 0.0])
-    assert list(findings.worst(errors)) == [1, 3, 2, 0]
-    line = findings.failures_line("anime", errors)
-    assert line == "anime: landmark errors 0.400, 0.300, 0.200, 0.100; median of 5 faces 0.200"
 
 
 # --- ablation table ------------------------------------------------------------------------------------------------
@@ -213,11 +203,13 @@ def test_numbers_that_were_not_made_say_what_to_do(tmp_path, monkeypatch):
 
 def test_the_table_of_weights_leaves_out_what_cannot_be_compared():
     profile = TINY.replace(styles=("anime",), style_settings={"anime": {"train_steps": 4, "weights": {"texture": 3.5}}})
-    cells = _cells(weights_markdown(profile, 512, 1.0))
+    text = shown("weights", profile, columns(profile, 512, 1.0))
+    cells = _cells(text)
     assert cells["loss"][-1] == "ours in the original's code"
     assert cells["total_variation"][-1] == "-" and cells["landmark"][-1] == "-" and cells["content"][-1] != "-"
-    assert _cells(weights_markdown(profile.replace(edge_aware=False), 512, 1.0))["total_variation"][-1] != "-"
-    assert weights_markdown(profile, 512, 1.0).endswith("\n\nFor `anime`: train_steps 4, texture 3.5.")
+    plain = profile.replace(edge_aware=False)
+    assert _cells(shown("weights", plain, columns(plain, 512, 1.0)))["total_variation"][-1] != "-"
+    assert text.endswith("\n\nFor `anime`: train_steps 4, texture 3.5.\n")
 
 
 def _cells(table: str) -> dict[str, list[str]]:

@@ -115,7 +115,7 @@ def measurement(variant, group, metric, value):
 def test_rows_of_the_ablation_table_are_left_out_of_the_table_of_styles():
     rows = [measurement("full method", "style", metric, 0.5) for metric in tables.PAGE_METRICS]
     rows += [measurement("original", "original", metric, 0.75) for metric in tables.PAGE_METRICS]
-    assert tables.styles_markdown(rows).splitlines()[2:] == [
+    assert shown("styles", rows).splitlines()[2:] == [
         "| full method |" + len(tables.PAGE_METRICS) * " 0.5 [0.4, 0.6] |"
     ]
 
