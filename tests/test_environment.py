@@ -149,7 +149,7 @@ def test_conda_users_get_the_versions_of_the_lock_too():
 
 def make(folder: Path, *arguments: str, **environment: str) -> str:
     """What make prints in a folder that has the Makefile."""
-    command = ["make", "-f", str(ROOT / "Makefile"), "-o", ".venv/ready", *arguments]
+    command = ["make", "--no-print-directory", "-f", str(ROOT / "Makefile"), "-o", ".venv/ready", *arguments]
     done = subprocess.run(command, cwd=folder, env=os.environ | environment, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -58,7 +58,8 @@ def test_copies_of_notebooks_are_none_of_the_report(tmp_path):
     for name in right + copies:
         (tmp_path / "notebooks" / name).touch()
     assert [path.name for path in notebooks_in(tmp_path / "notebooks")] == right
-    makefile = ["make", "-f", str(files.ROOT / "Makefile"), "--eval", "list: ; @echo $(NOTEBOOKS)", "list"]
+    make = ["make", "--no-print-directory", "-f", str(files.ROOT / "Makefile")]
+    makefile = [*make, "--eval", "list: ; @echo $(NOTEBOOKS)", "list"]
     listed = subprocess.run(makefile, cwd=tmp_path, capture_output=True, encoding="utf-8").stdout
     assert listed.split() == [f"notebooks/{name}" for name in right]
 
