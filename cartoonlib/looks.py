@@ -15,27 +15,30 @@ from .representations import guided_filter, luma
 from .superpixels import smooth
 
 FINE = 0.9  # px: width of the lines on eyes and mouth
-# Of a line's darkness over the brightness around it: where ink begins, and how much more of it is full ink.
-FAINT, FULL = 0.013, 0.036
+# Of a line's darkness over the brightness around it: where ink begins, how much more of it is full ink; what is kept.
+FAINT, FULL, DARKEST = 0.013, 0.036, 0.128
 
 
 @torch.no_grad()
 def drawn(structure: Tensor, look: Look) -> Tensor:
-    """The target of the structure start: (B, 4, H, W) -> (B, 3, H, W), in [-1, 1].
+    """The target of the structure start: (B, 4 or 5, H, W) -> (B, 3, H, W), in [-1, 1].
 
-    structure: the photo in flat regions, and where its eyes and mouth are (dataset.structures). Lines are those of the
-    flat picture, so that contours lie on the borders of regions and close, and hair has locks instead of flakes; thin
-    on lips and lids, where the photo's own shades stay.
+    structure: the photo in flat regions, where its eyes and mouth are, and coherent lines of a look that has a `flow`
+    (dataset.structures). Else lines are those of the flat picture; thin on lips and lids, where the photo's own shades
+    stay.
     """
-    flat, features = structure[:, :3], structure[:, 3:] / 2 + 0.5
-    lines = features * _ink(flat, FINE) + (1 - features) * _ink(flat, look.width)
+    flat, features = structure[:, :3], structure[:, 3:4] / 2 + 0.5
+    if look.flow:
+        lines = _inked((structure[:, 4:] / 2 + 0.5) * DARKEST)
+    else:
+        lines = features * _inked(_lines(flat, FINE)) + (1 - features) * _inked(_lines(flat, look.width))
     if look.levels:
         flat = features * flat + (1 - features) * _posterised(flat, look.levels)
     light = (luma(flat) / 2 + 0.5).clamp(1e-3, 1)
     flat = (flat + 1) * (1 + 4 * look.lift * light * (1 - light)) - 1  # middle tones alone, so that blacks stay
     grey = luma(flat)
     flat = grey + look.vivid * (flat - grey)
-    deep = (flat / 2 + 0.5).clamp(0, 1) ** 2.2 * 2 - 1 if look.coloured else -1.0
+    deep = look.coloured * (flat / 2 + 0.5).clamp(0, 1) ** 2.2 * 2 - 1
     return (flat + look.ink * lines * (deep - flat)).clamp(-1, 1)
 
 
@@ -48,12 +51,16 @@ def _posterised(images: Tensor, levels: int) -> Tensor:
     return ((images + 1) * (steps + 0.02) / (light + 0.02) - 1).clamp(-1, 1)
 
 
-def _ink(images: Tensor, width: float) -> Tensor:
-    """Where a picture has lines, 0 to 1: a difference of two Gaussians over the brightness around it.
+def _inked(lines: Tensor) -> Tensor:
+    return ((lines - FAINT) / FULL).clamp(0, 1)
+
+
+def _lines(images: Tensor, width: float) -> Tensor:
+    """How dark a picture's lines are: a difference of two Gaussians over the brightness around it.
 
     (B, 3, H, W) -> (B, 1, H, W); width: deviation of the narrow one, in px.
     """
     grey = luma(guided_filter(images, images, 1, 1e-2)) / 2 + 0.5
     narrow = smooth(grey, width)
     wide = smooth(narrow, 1.25 * width)  # 1.6 widths in all
-    return (((wide - narrow) / (smooth(narrow, 3 * width) + 0.25) - FAINT) / FULL).clamp(0, 1)
+    return (wide - narrow) / (smooth(narrow, 3 * width) + 0.25)

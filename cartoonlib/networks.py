@@ -56,7 +56,7 @@ class Generator(nn.Module):
         skips: False rebuilds the original's defect: the skips and the second convolutions of both up-sampling blocks
             exist, but nothing flows through them, so 46,176 parameters are dead.
         filter_eps: eps of the guided filter on [-1, 1] images. White-box 1e-2, original 1e-1.
-        filter_radius: of that filter, in px; 1, as White-box's and the original's, unless a file says 2.
+        filter_radius: of that filter, in px; 1, as White-box's and the original's. 0 leaves the output as it is.
         padding: of the convolutions. `replicate` continues the image; `zeros`, White-box's and the original's, tell
             where the border is, and faint lines grow along it.
     """

@@ -15,6 +15,7 @@ from .files import InputError
 Names = Annotated[tuple[str, ...], Field(strict=False), MinLen(1), "a list with one name or more"]  # YAML has lists
 Count, CountOrNone = Annotated[int, Ge(1), "1 or more"], Annotated[int, Ge(0), "0 or more"]
 Weight, Positive = Annotated[float, Ge(0), "0 or more"], Annotated[float, Gt(0), "more than 0"]
+Share = Annotated[float, Ge(0), Le(1), "from 0 to 1"]
 
 
 class _Settings(BaseModel):
@@ -44,13 +45,14 @@ class Look(_Settings):
     lift: Weight = 0.12  # how much lighter middle tones become
     vivid: Positive = 1.25  # chroma over the photo's
     width: Positive = 0.9  # of contours, px
-    ink: Annotated[float, Ge(0), Le(1), "from 0 to 1"] = 0.95  # how dark they are
-    coloured: bool = False  # contours are a deeper tone of the colour beside them; else black
+    flow: Weight = 0.0  # px along which contours are gathered, so that they run on; 0: as they are, see dataset/lines.py
+    ink: Share = 0.95  # how dark they are
+    coloured: Share = 0.0  # how much of a deeper tone of the colour beside them they are; 0: black
 
 
 TABLES = {"weights": Weights, "look": Look}  # of a profile
 # What a style may set for itself: nothing that pretraining, which all styles start from, depends on.
-OF_A_STYLE = ("start_steps", "train_steps", "ema", "weights", "look")
+OF_A_STYLE = ("start_steps", "train_steps", "ema", "output_radius", "weights", "look")
 
 
 class Profile(_Settings):
@@ -83,7 +85,7 @@ class Profile(_Settings):
     start_rate: Positive = 5.0e-4  # of the generator in the structure start; Adam, betas (0.5, 0.99), as the others
     generator_rate: Positive = 2.0e-4
     discriminator_rate: Positive = 4.0e-4  # twice the generator's, for judges that keep up
-    decay: Annotated[float, Ge(0), Le(1), "from 0 to 1"] = 0.5  # last part of a run, in which rates fall to 0
+    decay: Share = 0.5  # last part of a run, in which rates fall to 0
     ema: Annotated[float, Ge(0), Lt(1), "from 0 to below 1"] = 0.999  # decay of the averaged generator, which is kept
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the hardware multiplies it
     step: Literal["auto", "eager", "graph"] = "auto"  # a CUDA graph, or one operation at a time | auto: if possible
@@ -116,7 +118,7 @@ class Profile(_Settings):
     tanh: bool = False  # True: tanh on the generator's output
     slope: Positive = 0.2  # of LeakyReLU; the original's is 0.01
     output_eps: Positive = 4.0e-3  # of the guided filter on the output; White-box's is 0.01, the original's 0.1
-
+    output_radius: CountOrNone = 1  # of that filter, px; 0: none, for it blurs thin lines
     padding: Literal["replicate", "zeros"] = "replicate"  # of the generator's convolutions; the original's is zeros
 
     @model_validator(mode="after")

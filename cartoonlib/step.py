@@ -29,7 +29,7 @@ def build_generator(profile: Profile) -> Generator:
     """The untrained generator of a profile, the same weights for the same seed."""
     torch.manual_seed(profile.seed)
     p = profile
-    return Generator(p.slope, p.tanh, p.skips, p.output_eps, padding=p.padding)
+    return Generator(p.slope, p.tanh, p.skips, p.output_eps, p.output_radius, p.padding)
 
 
 def _adam(rate: float, *modules: nn.Module, capturable: bool = False) -> torch.optim.Adam:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from cartoonlib import files
-from cartoonlib.dataset.structures import features_mask, flat
+from cartoonlib.dataset.structures import structure
 from cartoonlib.images import to_tensor
 from cartoonlib.media.faces import CANONICAL
 from cartoonlib.photos import shipped
@@ -40,9 +40,8 @@ def losses(photos: np.ndarray) -> dict[str, float]:
     accelerator = training.make_accelerator(PROFILE)
     weights = torch.tensor([0.3, 0.6, 0.1]).view(1, 3, 1, 1)
     values, start = PretrainStep(PROFILE, accelerator)(photo), build_generator(PROFILE).state_dict()
-    features = features_mask(torch.from_numpy(CANONICAL).repeat(len(photo), 1, 1), photo.shape[-1])
-    structure = torch.cat([flat(photo, features, PROFILE.look.flatten), features * 2 - 1], dim=1)
-    values["start"] = StartStep(PROFILE, accelerator, start)(photo, structure)["anchor"]
+    drawn_from = structure(photo, torch.from_numpy(CANONICAL).repeat(len(photo), 1, 1), PROFILE.look)
+    values["start"] = StartStep(PROFILE, accelerator, start)(photo, drawn_from)["anchor"]
     values |= TrainStep(PROFILE, accelerator)(photo, cartoon, weights)
     return {name: float(value) for name, value in values.items()}
 

@@ -15,51 +15,85 @@ from tqdm import tqdm
 from .. import files
 from ..device import pick_device
 from ..images import to_tensor, to_uint8
+from ..looks import DARKEST
+from ..profile import Look
 from ..representations import box_mean, guided_filter
+from ..superpixels import smooth
 from .folders import whole_folder
+from .lines import coherent_lines
 from .prepare import ImageSet
 
 VERSION = 1  # raise it when the same photos would give other arrays
 CHUNK = 32  # photos at a time
+FINE = 0.6  # px: width of coherent lines on eyes and mouth
 
 
-def structures(faces: ImageSet, flatten: float, progress: Callable[[str], None] = print) -> np.ndarray:
-    """The structure of every photo of a prepared set, uint8 (N, S, S, 4), mapped from the disk.
+def structures(faces: ImageSet, look: Look, progress: Callable[[str], None] = print) -> np.ndarray:
+    """The structure of every photo of a prepared set, uint8 (N, S, S, 4 or 5), mapped from the disk.
 
-    Three channels hold the photo in flat regions, its eyes and mouth in full; the fourth is 255 on these and falls
-    softly to 0. flatten: the price of a step between pixels, see smooth_l0. Prepared once for each set and price.
+    As `structure` has it. Prepared once for each set and what it depends on of the look.
     """
-    key = hashlib.sha256(json.dumps([VERSION, faces.hash, flatten]).encode()).hexdigest()[:10]
+    settings = [look.flatten, look.width, look.flow] if look.flow else [look.flatten]
+    key = hashlib.sha256(json.dumps([VERSION, faces.hash, *settings]).encode()).hexdigest()[:10]
     folder = files.PROCESSED / f"structures-{faces.images.shape[1]}-{key}"
     if not folder.is_dir():
         progress(f"{faces.title}: flat regions of {len(faces.images)} photos")
-    return np.load(whole_folder(folder, partial(_fill, faces, flatten)) / "images.npy", mmap_mode="r")
+    return np.load(whole_folder(folder, partial(_fill, faces, look)) / "images.npy", mmap_mode="r")
 
 
-def _fill(faces: ImageSet, flatten: float, folder: Path) -> None:
+def _fill(faces: ImageSet, look: Look, folder: Path) -> None:
     count, side, device = *faces.images.shape[:2], pick_device()
-    shape = (count, side, side, 4)
+    shape = (count, side, side, 5 if look.flow else 4)
     array = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
     for start in tqdm(range(0, count, CHUNK), desc="flat regions", leave=False, disable=None):
         some = slice(start, start + CHUNK)
         photos = to_tensor(np.array(faces.images[some])).to(device)  # a copy: torch wants bytes that may be written
-        points = torch.from_numpy(faces.points[some]).to(device)
-        features = features_mask(points, side)
-        array[some] = to_uint8(torch.cat([flat(photos, features, flatten), features * 2 - 1], dim=1))
+        array[some] = to_uint8(structure(photos, torch.from_numpy(faces.points[some]).to(device), look))
     array.flush()
+
+
+def structure(photos: Tensor, points: Tensor, look: Look) -> Tensor:
+    """What a look is drawn from: (B, 3, S, S) in [-1, 1], points (B, 5, 2) in units of the side -> (B, 4 or 5, S, S).
+
+    In [-1, 1]: three channels hold the photo in flat regions, its eyes and mouth in full; the fourth is 1 on these and
+    falls softly to -1; a fifth, of a look with a `flow`, holds its coherent lines, finer on eyes and mouth.
+    """
+    side = photos.shape[-1]
+    features = features_mask(points, side)
+    channels = [flat(photos, features, look.flatten), features * 2 - 1]
+    if look.flow:
+        lines = coherent_lines(photos, look.width, look.flow)
+        lines = lines * (1 - 0.4 * face_mask(points, side))  # folds drawn as dark as contours age a face
+        lines = lines - 0.5 * smooth(lines.clamp(max=0.05), 2 * look.flow)  # many side by side are a texture
+        fine = coherent_lines(photos, FINE, look.flow / 2)
+        lines = (1 - features) * lines + features * 1.3 * fine
+        channels.append((lines / DARKEST).clamp(0, 1) * 2 - 1)
+    return torch.cat(channels, dim=1)
 
 
 def features_mask(points: Tensor, side: int) -> Tensor:
     """1 on both eyes and the mouth, falling softly to 0: points (B, 5, 2) in units of the side -> (B, 1, S, S)."""
-    grid = (torch.arange(side, device=points.device) + 0.5) / side
     left, right, _nose, *corners = points.float().unbind(dim=1)
     between, lips, mouth = (right - left).norm(dim=1), (corners[1] - corners[0]).norm(dim=1), sum(corners) / 2
-    mask = torch.zeros(len(points), side, side, device=points.device)
-    eye, lip = (0.38 * between, 0.24 * between), (0.55 * lips + 0.08 * between, 0.33 * between)
-    for (x, y), (width, height) in ((left.T, eye), (right.T, eye), (mouth.T, lip)):
-        x, y = (grid - x[:, None]) / width[:, None], (grid - y[:, None]) / height[:, None]
-        mask = torch.maximum(mask, torch.exp(-0.7 * (x[:, None, :] ** 2 + y[:, :, None] ** 2) ** 2))
-    return mask[:, None]
+    eyes = [_ellipse(eye, 0.38 * between, 0.24 * between, side) for eye in (left, right)]
+    return torch.stack([*eyes, _ellipse(mouth, 0.55 * lips + 0.08 * between, 0.33 * between, side)]).amax(dim=0)
+
+
+def face_mask(points: Tensor, side: int) -> Tensor:
+    """1 on the face from brows to chin, falling softly to 0 within its contour: shapes as of features_mask."""
+    left, right, _nose, *corners = points.float().unbind(dim=1)
+    eyes, mouth = (left + right) / 2, sum(corners) / 2
+    height = 1.45 * (mouth - eyes).norm(dim=1)
+    width = torch.maximum(1.05 * (right - left).norm(dim=1), 0.6 * height)
+    return _ellipse(eyes + 0.35 * (mouth - eyes), width, height, side)
+
+
+def _ellipse(centre: Tensor, half_width: Tensor, half_height: Tensor, side: int) -> Tensor:
+    """1 inside an ellipse, 0 outside, soft between: (B, 2), (B,), (B,) in units of the side -> (B, 1, S, S)."""
+    grid = (torch.arange(side, device=centre.device) + 0.5) / side
+    x = (grid - centre[:, :1]) / half_width[:, None]
+    y = (grid - centre[:, 1:]) / half_height[:, None]
+    return torch.exp(-0.7 * (x[:, None, :] ** 2 + y[:, :, None] ** 2) ** 2)[:, None]
 
 
 @torch.no_grad()

@@ -5,22 +5,21 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-from ..dataset.structures import features_mask, flat
+from ..dataset.structures import structure
 from ..images import to_tensor, to_uint8
 from ..looks import drawn
 from ..media.faces import CANONICAL
-from ..profile import Profile
+from ..profile import Look, Profile
 from ..runs.store import Run
 
 
-def flat_regions(photos: np.ndarray, flatten: float) -> np.ndarray:
-    """Aligned photos in flat regions, as dataset.structures makes them: uint8 (N, S, S, 3) -> (N, S, S, 4).
+def structures(photos: np.ndarray, look: Look) -> np.ndarray:
+    """What a look of aligned photos is drawn from, see dataset.structures: uint8 (N, S, S, 3) -> (N, S, S, 4 or 5).
 
     Eyes and mouths are taken to lie where alignment puts them, which is a few px off at most.
     """
-    images, points = to_tensor(photos), torch.from_numpy(CANONICAL).expand(len(photos), -1, -1)
-    features = features_mask(points, photos.shape[1])
-    return to_uint8(torch.cat([flat(images, features, flatten), features * 2 - 1], dim=1))
+    points = torch.from_numpy(CANONICAL).expand(len(photos), -1, -1)
+    return to_uint8(structure(to_tensor(photos), points, look))
 
 
 def target(photos: np.ndarray, profile: Profile) -> np.ndarray:
@@ -30,12 +29,12 @@ def target(photos: np.ndarray, profile: Profile) -> np.ndarray:
     """
     if not profile.start_steps:
         return photos
-    return to_uint8(drawn(to_tensor(flat_regions(photos, profile.look.flatten)), profile.look))
+    return to_uint8(drawn(to_tensor(structures(photos, profile.look)), profile.look))
 
 
 def targets(photos: np.ndarray, profile: Profile, styles: Iterable[str]) -> dict[str, np.ndarray]:
     """Columns of a comparison: the photos in flat regions, at the profile's own price, then each style's drawing."""
-    flat_ones = flat_regions(photos, profile.look.flatten)[..., :3]
+    flat_ones = structures(photos, profile.look)[..., :3]
     return {"flat regions": flat_ones, **{style: target(photos, profile.of(style)) for style in styles}}
 
 

@@ -23,7 +23,9 @@ PRETRAIN_SETTINGS = (
     "precision", "skips", "tanh", "slope", "padding",
 )  # fmt: skip
 # And those on which one depends that has learned its style's look.
-START_SETTINGS = (*PRETRAIN_SETTINGS, "start_steps", "start_rate", "decay", "ema", "output_eps", *Look.model_fields)
+START_SETTINGS = (
+    *PRETRAIN_SETTINGS, "start_steps", "start_rate", "decay", "ema", "output_eps", "output_radius", *Look.model_fields,
+)  # fmt: skip
 # Settings that do not change a run's result, but for rounding.
 NOT_IN_KEY = (
     "styles", "log_every", "checkpoint_every", "ablation_steps", "step", "processes", "bench_repeats", "on_divergence",
@@ -117,7 +119,7 @@ def code_hash() -> str:
     nothing, a constant that is changed does. Not of files.py, where nothing of a result is decided.
     """
     package, definitions = Path(__file__).parent.parent, []
-    rooms = ("dataset/batches.py", "dataset/structures.py", "runs/loop.py", "runs/training.py")
+    rooms = ("dataset/batches.py", "dataset/lines.py", "dataset/structures.py", "runs/loop.py", "runs/training.py")
     not_defining = ast.Import, ast.ImportFrom, ast.If  # such as `if __name__ == "__main__"`
     method = (path for path in package.glob("*.py") if path.stem not in ("files", "__init__", "__main__"))
     for path in (*method, *map(package.joinpath, rooms)):

@@ -145,7 +145,7 @@ def photo_batches(profile: Profile, faces: ImageSet, accelerator: Accelerator) -
 
 def structure_batches(profile: Profile, faces: ImageSet, accelerator: Accelerator, progress: Callable) -> Batches:
     """The structures of the same photos, cropped, turned and lit like them."""
-    drawn = replace(faces, images=structures(faces, profile.look.flatten, progress))
+    drawn = replace(faces, images=structures(faces, profile.look, progress))
     return _batches(profile, drawn, accelerator, profile.seed, relight=True)
 
 
