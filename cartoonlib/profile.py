@@ -45,7 +45,7 @@ class Look(_Settings):
     lift: Weight = 0.12  # how much lighter middle tones become
     vivid: Positive = 1.25  # chroma over the photo's
     width: Positive = 0.9  # of contours, px
-    flow: Weight = 0.0  # px along which contours are gathered, so that they run on; 0: as they are, see dataset/lines.py
+    flow: Weight = 0.0  # px along which contours are gathered, so that they run on (dataset/lines.py); 0: not at all
     ink: Share = 0.95  # how dark they are
     coloured: Share = 0.0  # how much of a deeper tone of the colour beside them they are; 0: black
 

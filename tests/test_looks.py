@@ -11,7 +11,7 @@ from cartoonlib.representations import luma
 
 PLAIN = Look(levels=0, lift=0.0, vivid=1.0, width=0.9, ink=0.0)  # draws the flat picture as it is
 EDGE = slice(28, 36)  # columns around the step in the middle of 64
-LOOKS = [PLAIN, Look(), Look(levels=4, lift=0.5, vivid=2.0, ink=1.0, coloured=True), Look(levels=7, width=1.7)]
+LOOKS = [PLAIN, Look(), Look(levels=4, lift=0.5, vivid=2.0, ink=1.0, coloured=1.0), Look(levels=7, width=1.7)]
 
 
 def structure(flat: torch.Tensor, features: float = 0.0) -> torch.Tensor:
@@ -82,13 +82,25 @@ def test_contours_are_as_wide_as_the_look_says_and_thin_on_eyes_and_mouth():
 
 def test_coloured_contours_are_a_deeper_tone_of_the_colour_beside_them():
     flat = step((0.9, 0.6, 0.5), (0.4, -0.2, -0.4))
-    black, deep = (drawn(structure(flat), look(ink=1.0, coloured=coloured)) for coloured in (False, True))
+    black, deep = (drawn(structure(flat), look(ink=1.0, coloured=coloured)) for coloured in (0.0, 1.0))
     darkest = luma(black)[0, 0, 32].argmin()
     share = (1 - (black[0, :, 32, darkest] + 1) / (flat[0, :, 32, darkest] + 1)).tolist()  # of full ink
     assert 28 <= darkest < 36 and share == pytest.approx([share[0]] * 3, abs=1e-4) and share[0] > 0.8
     for found, plain in zip((deep[0, :, 32, darkest] / 2 + 0.5).tolist(), (0.7, 0.4, 0.3)):
         assert found == pytest.approx(plain + share[0] * (plain**2.2 - plain), abs=1e-4)
     assert torch.equal(black[..., :28], deep[..., :28]) and torch.equal(black[..., 36:], deep[..., 36:])
+
+
+def test_a_look_with_a_flow_draws_the_lines_that_come_with_the_structure():
+    flat = step((0.5, 0.5, 0.5), (-0.2, -0.2, -0.2))
+    lines = torch.full((1, 1, 64, 64), -1.0)
+    lines[..., 10:12], lines[..., 50:52] = 1.0, 2 * looks.FAINT / looks.DARKEST - 1  # the darkest, and too faint a one
+    found = drawn(torch.cat([structure(flat), lines], dim=1), look(ink=1.0, flow=3.0))
+    wanted = flat.clone()
+    wanted[..., 10:12] = -1
+    assert torch.allclose(found, wanted, atol=1e-4)  # and none on the border of the two colours
+    half = drawn(torch.cat([structure(flat), lines], dim=1), look(ink=0.5, flow=3.0))
+    assert torch.allclose(half[..., 10:12], (flat[..., 10:12] - 1) / 2, atol=1e-4)
 
 
 def test_levels_are_steps_of_luma_that_keep_the_hue():

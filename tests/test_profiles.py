@@ -109,7 +109,7 @@ def test_a_style_may_set_weights_and_steps_for_itself():
     wrong = {"of type float": "4", "0 or more": -1}
     wrong = {f"texture` must be {wanted}": {"weights": {"texture": value}} for wanted, value in wrong.items()}
     wrong["look.inc`. Did you mean `ink`"] = {"look": {"inc": 1.0}}
-    names = "style_settings: lorelei` must be settings out of start_steps, train_steps, ema, weights, look"
+    names = f"style_settings: lorelei` must be settings out of {', '.join(OF_A_STYLE)}"
     for problem, settings in [*wrong.items(), (names, {"textur": 4}), (names, {"batch": 4}), (names, 5), (names, None)]:
         with pytest.raises(InputError, match=problem) as error:
             base.replace(style_settings={"lorelei": settings})

@@ -80,7 +80,7 @@ def features_mask(points: Tensor, side: int) -> Tensor:
 
 
 def face_mask(points: Tensor, side: int) -> Tensor:
-    """1 on the face from brows to chin, falling softly to 0 within its contour: shapes as of features_mask."""
+    """1 on the face, falling softly to 0 at its contour: shapes as of features_mask."""
     left, right, _nose, *corners = points.float().unbind(dim=1)
     eyes, mouth = (left + right) / 2, sum(corners) / 2
     height = 1.45 * (mouth - eyes).norm(dim=1)

@@ -119,7 +119,7 @@ def code_hash() -> str:
     nothing, a constant that is changed does. Not of files.py, where nothing of a result is decided.
     """
     package, definitions = Path(__file__).parent.parent, []
-    rooms = ("dataset/batches.py", "dataset/lines.py", "dataset/structures.py", "runs/loop.py", "runs/training.py")
+    rooms = "dataset/batches.py dataset/lines.py dataset/structures.py runs/loop.py runs/training.py".split()
     not_defining = ast.Import, ast.ImportFrom, ast.If  # such as `if __name__ == "__main__"`
     method = (path for path in package.glob("*.py") if path.stem not in ("files", "__init__", "__main__"))
     for path in (*method, *map(package.joinpath, rooms)):

@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from cartoonlib import files
 from cartoonlib.dataset import structures as module
 from cartoonlib.dataset.batches import Batches
-from cartoonlib.dataset.structures import features_mask, flat, smooth_l0, structures
+from cartoonlib.dataset.structures import face_mask, features_mask, flat, smooth_l0, structure, structures
 from cartoonlib.images import to_tensor, to_uint8
 from cartoonlib.media.faces import CANONICAL
+from cartoonlib.profile import Look
 
 POINTS = torch.from_numpy(CANONICAL)[None]
 PRICE = 0.02
+LOOK, FLOWING = Look(flatten=PRICE), Look(flatten=PRICE, width=0.8, flow=3.0)
 
 
 def silent(_line: str) -> None:
@@ -111,16 +113,38 @@ def test_the_mask_moves_and_grows_with_the_points():
     assert small.sum().item() == pytest.approx(mask.sum().item() / 4, rel=0.02)
 
 
+@pytest.mark.parametrize("side", [36, 128])
+def test_the_face_is_inside_its_contour(side):
+    mask = face_mask(POINTS, side)[0, 0]
+    assert mask.shape == (side, side) and mask.min() >= 0 and mask.max() <= 1
+    assert all(mask[int(y * side), int(x * side)] > 0.6 for x, y in CANONICAL)
+    assert max(mask[0].max(), mask[:, 0].max(), mask[:, -1].max()) < 0.05  # hair, and beside the face
+    assert mask[-1].max() < 0.3  # under the chin
+
+
+def test_a_fifth_channel_holds_the_lines_of_a_look_that_has_a_flow(faces_tensor):
+    points = POINTS.expand(len(faces_tensor), -1, -1)
+    plain, flowing = (structure(faces_tensor, points, look) for look in (LOOK, FLOWING))
+    assert plain.shape == (2, 4, 128, 128) and flowing.shape == (2, 5, 128, 128)
+    assert torch.equal(flowing[:, :4], plain)
+    lines = flowing[:, 4] / 2 + 0.5
+    assert lines.min() >= 0 and lines.max() <= 1 and 0.02 < lines.gt(0.2).float().mean() < 0.3
+    wide = structure(faces_tensor, points, FLOWING.model_copy(update={"width": 2.0}))[:, 4] / 2 + 0.5
+    changed = (wide - lines).abs().mean(dim=0)
+    eyes = features_mask(POINTS, 128)[0, 0] > 0.99
+    assert changed[eyes].mean() < 0.1 * changed[~eyes].mean()  # on eyes and mouth they are as thin as ever
+
+
 # --- made once ---------------------------------------------------------------------------------------------------
 
 
 def test_structures_are_made_once_and_mapped(folder, face_set, monkeypatch):
     lines = []
-    made = structures(face_set, PRICE, lines.append)
+    made = structures(face_set, LOOK, lines.append)
     assert made.shape == (6, 36, 36, 4) and made.dtype == np.uint8 and isinstance(made, np.memmap)
     assert lines == ["faces: flat regions of 6 photos"]
     monkeypatch.setattr(module, "smooth_l0", None)  # would fail if anything were made
-    assert np.array_equal(structures(face_set, PRICE, lines.append), made) and len(lines) == 1
+    assert np.array_equal(structures(face_set, LOOK, lines.append), made) and len(lines) == 1
     (kept,) = folder.glob("structures-36-*")
     assert [path.name for path in kept.iterdir()] == ["images.npy"]
     with pytest.raises(ValueError):
@@ -129,7 +153,7 @@ def test_structures_are_made_once_and_mapped(folder, face_set, monkeypatch):
 
 def test_structures_are_those_of_their_photos(folder, face_set, monkeypatch):
     monkeypatch.setattr(module, "CHUNK", 4)  # six photos: one whole chunk, and a part of one
-    made = structures(face_set, PRICE, silent)
+    made = structures(face_set, LOOK, silent)
     features = features_mask(torch.from_numpy(face_set.points), 36)
     expected = flat(to_tensor(face_set.images), features, PRICE)
     assert np.abs(made[..., :3].astype(int) - to_uint8(expected)).max() <= 1
@@ -138,10 +162,17 @@ def test_structures_are_those_of_their_photos(folder, face_set, monkeypatch):
 
 
 def test_other_photos_and_another_price_are_made_anew(folder, face_set):
-    first = structures(face_set, PRICE, silent)
-    others = [structures(face_set, 4 * PRICE, silent), structures(replace(face_set, hash="other"), PRICE, silent)]
+    first = structures(face_set, LOOK, silent)
+    others = [structures(face_set, Look(flatten=4 * PRICE), silent), structures(replace(face_set, hash="other"), LOOK, silent)]
     assert len(list(folder.glob("structures-36-*"))) == 3
     assert not np.array_equal(first, others[0]) and np.array_equal(first, others[1])
+    made = structures(face_set, FLOWING, silent)
+    assert made.shape == (6, 36, 36, 5) and np.array_equal(made[..., :4], first)
+    for change in ({"width": 1.5}, {"flow": 2.0}):
+        assert not np.array_equal(structures(face_set, FLOWING.model_copy(update=change), silent), made)
+    assert len(list(folder.glob("structures-36-*"))) == 6
+    drawn_otherwise = Look(flatten=PRICE, ink=0.1, vivid=3.0, width=9.0)
+    assert np.array_equal(structures(face_set, drawn_otherwise, silent), first)
 
 
 # --- beside their photos -----------------------------------------------------------------------------------------
