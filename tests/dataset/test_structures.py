@@ -163,7 +163,8 @@ def test_structures_are_those_of_their_photos(folder, face_set, monkeypatch):
 
 def test_other_photos_and_another_price_are_made_anew(folder, face_set):
     first = structures(face_set, LOOK, silent)
-    others = [structures(face_set, Look(flatten=4 * PRICE), silent), structures(replace(face_set, hash="other"), LOOK, silent)]
+    pairs = (face_set, Look(flatten=4 * PRICE)), (replace(face_set, hash="other"), LOOK)
+    others = [structures(*pair, silent) for pair in pairs]
     assert len(list(folder.glob("structures-36-*"))) == 3
     assert not np.array_equal(first, others[0]) and np.array_equal(first, others[1])
     made = structures(face_set, FLOWING, silent)
