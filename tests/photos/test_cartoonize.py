@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tomllib
 import zlib
 from datetime import datetime
 from fractions import Fraction
@@ -124,7 +123,7 @@ def test_strength_goes_from_the_photo_to_the_cartoon(generator, photo):
     assert abs(drawn[1] - (drawn[0] + drawn[2]) / 2)[~clipped].max() <= 1
 
 
-# --- contours and colours ----------------------------------------------------------------------------------------------
+# --- contours and colours ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -185,7 +184,7 @@ def test_ink_has_no_colour_and_light_skin_does_not_pale():
     assert dark.max() - dark.min() < 0.6 * spread and spread < light.max() - light.min() <= adjust.BRIGHTER * spread
 
 
-# --- as a library ------------------------------------------------------------------------------------------------------
+# --- as a library -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -876,19 +875,25 @@ def test_the_page_tells_every_error(tmp_path, monkeypatch):
     assert "there is too little memory" in note.value and bytes(names["after"].value) == b""
 
 
-def test_an_installed_copy_has_the_generators(plain, tmp_path):
+def test_a_wheel_has_the_generators(plain, tmp_path):
     """pip puts them into the package, where pyproject.toml says; there is no results/ then."""
-    settings = tomllib.loads((files.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
-    assert settings["package-dir"] == {"cartoonlib.generators": "results/reference/generators"}
-    assert settings["package-data"]["cartoonlib.generators"] == ["*.safetensors", "*.md"]
-    site = tmp_path / "site"
-    shutil.copytree(files.ROOT / "cartoonlib", site / "cartoonlib", ignore=shutil.ignore_patterns("__pycache__"))
+    source, wheels, site = tmp_path / "source", tmp_path / "wheels", tmp_path / "site"
+    shutil.copytree(files.ROOT / "cartoonlib", source / "cartoonlib", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(files.ROOT / name, source)
+    shutil.copytree(plain.parent, source / "results" / "reference" / "generators")
+    build = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
+    wheels.mkdir()
+    done = subprocess.run([sys.executable, "-c", build, wheels], cwd=source, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    (wheel,) = wheels.glob("*.whl")
+    shutil.unpack_archive(wheel, site, "zip")
     code = "from cartoonlib.photos import shipped; print(shipped.styles()); shipped.load('plain')"
-    here = {"cwd": site, "env": os.environ | {"PYTHONPATH": str(site)}, "capture_output": True, "encoding": "utf-8"}
+    here = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(site)}, "capture_output": True, "encoding": "utf-8"}
+    assert subprocess.run([sys.executable, "-c", code], **here).stdout == "['plain']\n"
+    shutil.rmtree(site / "cartoonlib" / "generators")
     said = subprocess.run([sys.executable, "-c", code], **here).stderr
     assert f"There is no generator in {site / 'cartoonlib' / 'generators'}" in said
-    shutil.copytree(plain.parent, site / "cartoonlib" / "generators")
-    assert subprocess.run([sys.executable, "-c", code], **here).stdout == "['plain']\n"
 
 
 def test_the_page_says_when_there_is_no_face(generator):
