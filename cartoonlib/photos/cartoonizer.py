@@ -13,7 +13,7 @@ from . import shipped
 from .draw import FACE, blend_faces, cartoonize, certain_faces, usual_scale, width_of
 
 RANGES = {"strength": (0, 1), "scale": (0.01, 1), "keep_colors": (0, 1), "outline": (0, 2), "memory": (100, 1_000_000)}
-UNEQUAL = 1.5  # times the photo's scale is the least that the smallest face asks for where each gets its own
+UNEQUAL = 1.5  # times the scale of the photo, that of its largest face: who needs more gets a scale of its own
 
 
 @dataclass
@@ -61,8 +61,8 @@ class Cartoonizer:
         notes = ["no face found, so the whole picture is drawn"] if self.faces else []
         scale, found = (self.scale, []) if self.scale else usual_scale([photo])
         cartoon = cartoonize(self.generator, photo, scale=scale, progress=progress, **settings)
-        widths = [width_of(face) for face in found]
-        if found and min(1.0, FACE / widths[0]) > UNEQUAL * scale:
-            cartoon = blend_faces(self.generator, photo, cartoon, found, **settings)
-            notes.append(f"{len(found)} faces, {widths[0]:.0f} to {widths[-1]:.0f} px wide, each drawn at its scale")
+        small = [face for face in found if min(1.0, FACE / width_of(face)) > UNEQUAL * scale]
+        if small:
+            cartoon = blend_faces(self.generator, photo, cartoon, small, **settings)
+            notes.append(f"faces found: {len(found)}; small ones, each drawn at its own scale: {len(small)}")
         return cartoon, notes

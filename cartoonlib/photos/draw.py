@@ -35,7 +35,7 @@ def usual_scale(pictures: Iterable[np.ndarray]) -> tuple[float, list[Face]]:
 
     On larger faces the network's lines are thin and mild, on smaller ones the enlarged maps are soft. Of several
     pictures of one size the first with a face decides, so that a film has one scale. Where no face is found, or
-    facenet-pytorch is not installed, the short side becomes VIEW px. The faces come back too, the largest last.
+    facenet-pytorch is not installed, the short side becomes VIEW px. The faces come back too.
     """
     short = LEAST
     for picture in pictures:
@@ -43,7 +43,7 @@ def usual_scale(pictures: Iterable[np.ndarray]) -> tuple[float, list[Face]]:
         if short <= AS_IT_IS:
             return 1.0, []
         if found := _quick_faces(picture):
-            return min(1.0, max(FACE / width_of(found[-1]), LEAST / short)), found
+            return min(1.0, max(FACE / max(map(width_of, found)), LEAST / short)), found
     return min(1.0, VIEW / short), []
 
 
@@ -138,8 +138,8 @@ def _tile(generator, photo: np.ndarray, view, cartoon, changes: tuple, margin: i
 
 
 def certain_faces(photo: np.ndarray) -> list[Face]:
-    """The faces that are found in a photo, without uncertain ones, the largest last."""
-    return sorted((face for face in detect_faces(photo) if face.probability > CERTAIN), key=width_of)
+    """The faces that are found in a photo, without uncertain ones."""
+    return [face for face in detect_faces(photo) if face.probability > CERTAIN]
 
 
 def width_of(face: Face) -> float:

@@ -327,6 +327,51 @@ def test_faces_alone_are_drawn(generator, face_photos):
     assert not changed[:20].any() and not changed[:, :50].any() and not changed[:, -50:].any()
 
 
+@pytest.fixture
+def group(face_photos, monkeypatch):
+    """A picture with faces at (left, width) of 800 px, all 100 px from the top; and what sets these."""
+
+    def of(*places):
+        def detect(picture):
+            ratio = picture.shape[1] / 800
+            boxes = [np.array([left, 100, left + width, 100 + 1.3 * width]) * ratio for left, width in places]
+            return [Face(np.zeros((5, 2)), box, 0.99) for box in boxes]
+
+        monkeypatch.setattr(draw, "detect_faces", detect)
+
+    return np.array(Image.fromarray(face_photos[0]).resize((800, 600), Image.Resampling.BICUBIC)), of
+
+
+def test_faces_of_different_sizes_are_drawn_at_scales_of_their_own(generator, group, plain, tmp_path, capsys):
+    picture, faces_at = group
+    faces_at((100, 250), (600, 100))
+    drawn, notes = Cartoonizer(generator).draw(picture)
+    assert notes == ["faces found: 2; small ones, each drawn at its own scale: 1"]
+    bold, fine = cartoonize(generator, picture, scale=0.4), cartoonize(generator, picture, scale=1.0)
+    small = np.s_[140:190, 625:675]
+    drawn, bold, fine = (cartoon.astype(int) for cartoon in (drawn, bold, fine))
+    assert abs(drawn - fine)[small].max() < 5 < abs(fine - bold)[small].max()  # cut out at another pixel, so not exact
+    assert np.array_equal(drawn[350:], bold[350:]) and np.array_equal(drawn[:, :450], bold[:, :450])
+    low, high = np.minimum(bold, fine) - 5, np.maximum(bold, fine) + 5
+    assert ((drawn >= low) & (drawn <= high)).all()  # so that no line is drawn twice where they are blended
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    assert command(tmp_path / "a.png", "-o", tmp_path / "out", "--style", "plain") == 0
+    assert f"a.png: {notes[0]}" in capsys.readouterr().err
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "a-plain.png")), drawn)
+
+
+@pytest.mark.parametrize(
+    ("places", "options"),
+    [([(100, 250), (600, 180)], {}), ([(100, 90), (600, 30)], {}), ([(100, 250), (600, 100)], {"scale": 0.4})],
+)
+def test_faces_of_like_size_or_scale_are_drawn_with_the_picture(places, options, generator, group):
+    picture, faces_at = group
+    faces_at(*places)
+    drawn, notes = Cartoonizer(generator, **options).draw(picture)
+    scale = options.get("scale", min(1, 100 / max(width for _, width in places)))
+    assert not notes and np.array_equal(drawn, cartoonize(generator, picture, scale=scale))
+
+
 # --- styles -----------------------------------------------------------------------------------------------------------
 
 
