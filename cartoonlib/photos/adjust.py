@@ -1,4 +1,4 @@
-"""Contours and colours of a cartoon, changed after it is drawn: `--outline` and `--keep-colors`."""
+"""Contours and colours of a cartoon, changed without training anything: `--outline` and `--keep-colors`."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,7 +11,7 @@ WIDEST = 7  # px: side of the squares that a line does not fill
 # for contours below and above 1: eyes should not pale, and what is no contour should not become one.
 WEAKER, STRONGER = (1.2, 1), (1.5, 2)
 FAINT, CLEAR = 0.03, 0.1  # depth in luma, of 2: of shades that do not count, and of lines that count in full
-BRIGHTER = 1.4  # times the photo's chroma is the most that a cartoon takes over
+BRIGHTER = 1.4  # times the photo's chroma is the most that is taken over
 
 
 def outlined(guide, slope, intercept, outline: float, radius: int, eps: float) -> tuple[Tensor, Tensor]:
@@ -41,14 +41,14 @@ def _closing(images: Tensor) -> Tensor:
 
 
 def recoloured(cartoon: Tensor, photo: Tensor, share: float) -> Tensor:
-    """The cartoon with that share of the photo's chroma and with its own luma: (B, 3, H, W) in [-1, 1] -> the same.
+    """What the network drew, (B, 3, H, W), with its own luma and that share of the chroma of the photo, in [-1, 1].
 
-    Luma and chroma are sums of RGB, so that luma comes back exactly and cheaply; in Lab, colours that RGB lacks would
-    have to be cut. Chroma rises and falls with the light, as under another lamp, so that ink stays black and skin does
-    not pale; BRIGHTER times at most, for in the dark it is noise, and as far as RGB reaches.
+    Before the guided filter, which takes the photo's noise out of the chroma as well, and whose coefficients then hold
+    it. Luma and chroma are sums of RGB, so that luma stays; in Lab, colours that RGB lacks would have to be cut. Chroma
+    rises and falls with the light, as under another lamp, so that ink stays black and skin does not pale; BRIGHTER
+    times at most, for in the dark it is noise, and as far as RGB reaches.
     """
-    cartoon = cartoon.clamp(-1, 1)
-    grey, light = luma(cartoon), luma(photo)
+    grey, light = luma(cartoon.clamp(-1, 1)), luma(photo)
     chroma = photo - light
     lamp = (grey + 1) / (light + 1).clamp(min=1e-3)
     reach = (1 - grey) / chroma.amax(dim=1, keepdim=True).clamp(min=1e-3)

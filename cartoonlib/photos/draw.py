@@ -113,6 +113,8 @@ def _tile(generator, photo: np.ndarray, view, cartoon, changes: tuple, margin: i
     y, x = max(0, top - margin), max(0, left - margin)  # multiples of 4, as all of them
     guide = to_tensor(np.array(view[None, y : bottom + margin, x : right + margin]))
     source, smoothing = generator.unfiltered(guide), (generator.filter_radius, generator.filter_eps)
+    if keep_colors:
+        source = recoloured(source, guide, keep_colors)
     slope, intercept = guided_coefficients(guide, source, *smoothing)
     if outline != 1:
         slope, intercept = outlined(guide, slope, intercept, outline, *smoothing)
@@ -131,10 +133,8 @@ def _tile(generator, photo: np.ndarray, view, cartoon, changes: tuple, margin: i
             size, bicubic = (end - begin, stop - row), Image.Resampling.BICUBIC  # contours are crisper than bilinear
             part = np.stack([np.asarray(Image.fromarray(m).resize(size, bicubic, box=box)) for m in maps])
         pixels = photo[row:stop, begin:end].transpose(2, 0, 1).astype(np.float32) / 127.5 - 1
-        output = torch.from_numpy(part[:3] * pixels + part[3:])[None]
-        if keep_colors:
-            output = recoloured(output, torch.from_numpy(pixels)[None], keep_colors)
-        cartoon[row:stop, begin:end] = to_uint8(output)[0]
+        output = torch.from_numpy(part[:3] * pixels + part[3:])
+        cartoon[row:stop, begin:end] = to_uint8(output[None])[0]
 
 
 def certain_faces(photo: np.ndarray) -> list[Face]:
