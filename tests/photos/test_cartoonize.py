@@ -26,7 +26,7 @@ from cartoonlib.media.faces import Face, detect_faces
 from cartoonlib.media.pictures import read_picture
 from cartoonlib.networks import Generator
 from cartoonlib.photos import Cartoonizer, adjust, cartoonizer, cli, draw, formats, onnx, page, shipped, video
-from cartoonlib.photos.draw import _spans, _tile, blend_faces, cartoonize, usual_scale, view_size
+from cartoonlib.photos.draw import _spans, _tile, cartoonize, usual_scale, view_size
 from cartoonlib.photos.onnx import OnnxGenerator, export_onnx, to_onnx
 from cartoonlib.report import metrics
 
