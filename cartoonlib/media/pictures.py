@@ -58,17 +58,9 @@ def read_picture(
                     _refuse_hdr(image)
                 count = getattr(image, "n_frames", 1)
                 image.load()
-                turned = _turned(image)
                 if notes is not None and count > 1 and image.format != "MPO":  # whose others are for screens in 3D
                     notes.append(f"it has {count} frames or pages, of which the first is taken")
-        alpha, clear = None, turned.info.get("transparency")
-        if isinstance(clear, tuple) and max(clear) > 255:  # of 16 bits, where Pillow has made 8 of the pixels
-            turned.info["transparency"] = tuple(value >> 8 for value in clear)
-        if turned.mode.startswith("I") or turned.mode == "F":
-            turned, alpha = _eight_bits(turned)
-        elif turned.has_transparency_data:
-            alpha = np.asarray(turned.convert("RGBA").getchannel("A"))
-        return np.asarray(_srgb(turned)), alpha
+                return as_rgb(image)
     except (InputError, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -78,6 +70,19 @@ def read_picture(
         raise InputError(f"it cannot be read as a picture ({said})") from None
     finally:
         Image.MAX_IMAGE_PIXELS = limit
+
+
+def as_rgb(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+    """An image of Pillow's, of any mode, as read_picture gives it."""
+    turned, alpha = _turned(image), None
+    clear = turned.info.get("transparency")
+    if isinstance(clear, tuple) and max(clear) > 255:  # of 16 bits, where Pillow has made 8 of the pixels
+        turned.info["transparency"] = tuple(value >> 8 for value in clear)
+    if turned.mode.startswith("I") or turned.mode == "F":
+        turned, alpha = _eight_bits(turned)
+    elif turned.has_transparency_data:
+        alpha = np.asarray(turned.convert("RGBA").getchannel("A"))
+    return np.asarray(_srgb(turned)), alpha
 
 
 def _turned(image: Image.Image) -> Image.Image:

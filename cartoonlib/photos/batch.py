@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -13,8 +13,8 @@ from ..media.films import VIDEOS
 from ..media.pictures import FORMATS, read_picture
 from ..networks import Generator
 from . import folders, formats
-from .draw import cartoonize, faces_only, usual_scale
-from .shipped import load
+from .cartoonizer import RANGES, Cartoonizer
+from .draw import usual_scale
 
 
 def run(options: argparse.Namespace, problems: list[str]) -> None:
@@ -22,13 +22,13 @@ def run(options: argparse.Namespace, problems: list[str]) -> None:
 
     `options` are those of the command (cli.py). InputError when nothing can be drawn at all.
     """
-    generator = load(options.style)
+    cartoonizer = Cartoonizer(options.style, **{name: getattr(options, name) for name in (*RANGES, "faces")})
     if options.export:
-        _export(generator, options)
-    if options.runtime == "onnx" and isinstance(generator, Generator):
+        _export(cartoonizer.generator, options)
+    if options.runtime == "onnx" and isinstance(cartoonizer.generator, Generator):
         from .onnx import OnnxGenerator, to_onnx
 
-        generator = OnnxGenerator(to_onnx(generator))
+        cartoonizer.generator = OnnxGenerator(to_onnx(cartoonizer.generator))
     output = Path(os.path.expanduser(options.output))
     if not options.output or output.exists() and not output.is_dir():
         raise InputError(f"{options.output or 'An empty name'} is no folder: give one for the cartoons with -o.")
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace, problems: list[str]) -> None:
     if len(missing) < len(pairs):
         drawn = len(pairs) - len(missing)
         print(f"{drawn} of {len(pairs)} are there already and are kept; --overwrite makes them anew")
-    _draw_all(missing, generator, options, problems)
+    _draw_all(missing, cartoonizer, problems)
     if len(missing) == 1 and not problems:
         print(missing[0][1])
 
@@ -65,13 +65,13 @@ def _is_drawn(target: Path) -> bool:
     return os.path.exists(target) or (is_picture and os.path.exists(formats.with_alpha(target)))
 
 
-def _draw_all(pairs: list[folders.Pair], generator, options: argparse.Namespace, problems: list[str]) -> None:
+def _draw_all(pairs: list[folders.Pair], cartoonizer: Cartoonizer, problems: list[str]) -> None:
     line = "{l_bar}{bar}| {n:.1f}/{total} [{elapsed}]"
     with tqdm(total=len(pairs), disable=not pairs, bar_format=line) as bar:
         for number, (path, target) in enumerate(pairs, start=1):
             draw = _draw_film if path.suffix.lower() in VIDEOS else _draw_photo
             try:
-                for note in draw(path, target, generator, options, bar):
+                for note in draw(path, target, cartoonizer, bar):
                     bar.write(f"{path}: {note}", file=sys.stderr)
             except Exception as error:  # one file never stops the rest
                 problems.append(f"{path}: {reason(error)}")
@@ -89,23 +89,18 @@ def reason(error: Exception) -> str:
     return repr(error)
 
 
-def _draw_photo(path: Path, target: Path, generator, options: argparse.Namespace, bar: tqdm) -> list[str]:
+def _draw_photo(path: Path, target: Path, cartoonizer: Cartoonizer, bar: tqdm) -> list[str]:
     notes: list[str] = []
     photo, alpha = read_picture(path, notes=notes)
-    cartoon = faces_only(generator, photo, options.strength, options.memory) if options.faces else None
-    if options.faces and cartoon is None:
-        notes.append("no face found, so the whole picture is drawn")
-    if cartoon is None:
-        cartoon = cartoonize(generator, photo, options.strength, options.scale, options.memory, bar.update)
+    cartoon, found = cartoonizer.draw(photo, bar.update)
     formats.write(target if alpha is None else formats.with_alpha(target), cartoon, alpha)
-    return notes
+    return notes + found
 
 
-def _draw_film(path: Path, target: Path, generator, options: argparse.Namespace, bar: tqdm) -> list[str]:
+def _draw_film(path: Path, target: Path, cartoonizer: Cartoonizer, bar: tqdm) -> list[str]:
     from . import video  # and PyAV, which no photo needs
 
-    if options.faces:
+    if cartoonizer.faces:
         raise InputError("--faces is for photos: faces found anew in each frame would flicker")
-    scale = options.scale or usual_scale(video.first_frames(path))
-    settings = {"strength": options.strength, "scale": scale, "memory": options.memory}
-    return video.convert(path, target, partial(cartoonize, generator, **settings), bar.update)
+    scale = cartoonizer.scale or usual_scale(video.first_frames(path))[0]
+    return video.convert(path, target, replace(cartoonizer, scale=scale), bar.update)

@@ -2,10 +2,8 @@
 
 import argparse
 import gc
-import math
 import os
 import sys
-from functools import partial
 
 from ..files import one_sentence
 from .shipped import styles
@@ -14,6 +12,7 @@ EXAMPLES = """examples:
   cartoonize photo.jpg                               cartoons/photo-{style}.jpg
   cartoonize photo.jpg --style {other} --strength 0.6  milder, in another style
   cartoonize holidays/ more.png -o out               folders keep their structure; what is done is skipped
+  cartoonize photo.jpg --keep-colors 1 --outline 0   the photo's colours, and no ink
   cartoonize film.mp4                                with its sound, some frames a second
   cartoonize group.jpg --faces                       faces alone, each at the scale that suits it
   cartoonize photo.jpg --scale 0.25                  the network looks at a quarter of the size: the less, the bolder
@@ -37,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     problems: list[str] = []
     with one_sentence():
-        from .batch import run  # and PyTorch, a second that neither --help nor a wrong option should wait for
+        from .batch import run  # and PyTorch, a second that --help should not wait for
 
         if own_process:
             gc.freeze()  # what is loaded stays until the end: looking through it for garbage takes 0.3 s
@@ -63,14 +62,16 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add("-o", "--output", default="cartoons", metavar="FOLDER", help="default: cartoons")
     names = f"{', '.join(known)}, or a .safetensors or .onnx file (default: {default})"
     add("--style", default=default, help=names)
-    strength = partial(_number, kind=float, low=0, high=1)
-    add("--strength", type=strength, default=1.0, metavar="0..1", help="default: 1")
+    add("--strength", type=float, default=1.0, metavar="0..1", help="default: 1")
     view = "part of the size that the network sees (default: 100 px for the largest face, or 512 px on the short side)"
-    add("--scale", type=partial(_number, kind=float, low=0.01, high=1), metavar="0.01..1", help=view)
+    add("--scale", type=float, metavar="0.01..1", help=view)
+    colors = "1: the photo's colours in the light of the cartoon; 0, the default: the cartoon's"
+    add("--keep-colors", type=float, default=0.0, metavar="0..1", help=colors)
+    lines = "0: no contours; 1, the default: as the style draws them; 2: bold ones"
+    add("--outline", type=float, default=1.0, metavar="0..2", help=lines)
     add("--faces", action="store_true", help="only the faces, blended into the photo")
-    memory = partial(_number, kind=int, low=100, high=1_000_000)
     room = "for the work on a photo, beside the program's own (default: 600)"
-    add("--memory", type=memory, default=600, metavar="MB", help=room)
+    add("--memory", type=int, default=600, metavar="MB", help=room)
     add("--overwrite", action="store_true", help="make cartoons anew that are there already")
     add("--export", metavar="FILE.onnx", help="write the generator for other runtimes, and check it")
     add("--runtime", choices=("torch", "onnx"), default="torch", help="default: torch")
@@ -78,14 +79,3 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     if not options.photos and not options.export:
         parser.error("give photos, videos or folders of them")
     return options
-
-
-def _number(text: str, kind: type, low: float, high: float) -> float:
-    """An option's number; argparse turns the error into a sentence."""
-    try:
-        number = kind(text)
-    except ValueError:
-        number = math.nan
-    if not low <= number <= high:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from {low:g} to {high:g}")
-    return number

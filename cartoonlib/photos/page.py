@@ -11,7 +11,7 @@ from PIL import Image
 from ..files import InputError
 from ..media.pictures import read_picture
 from . import formats
-from .draw import cartoonize, faces_only
+from .cartoonizer import Cartoonizer
 
 SHOWN_SIDE = 1200  # px, the longer side at most of what the page shows
 NAME = 150  # bytes of a photo's name at most that its cartoons are called after; a disk takes some 255 in all
@@ -29,13 +29,11 @@ class Drawing:
         self.photo, self.alpha = read_picture(io.BytesIO(content), notes=notes)
         self.name, self.cartoon, self.notes = os.fsencode(Path(name).stem)[:NAME].decode(errors="ignore"), None, notes
 
-    def draw(self, generator, strength: float, scale: float | None, faces: bool) -> str:
-        """Make the cartoon, by draw.cartoonize or, with `faces`, by draw.faces_only; returns a note on it, or ""."""
+    def draw(self, cartoonizer: Cartoonizer) -> str:
+        """Make the cartoon; returns a note on it, or ""."""
         self.cartoon = None  # in case of an error
-        drawn = faces_only(generator, self.photo, strength) if faces else None
-        self.cartoon = cartoonize(generator, self.photo, strength, scale) if drawn is None else drawn
-        missed = ["no face found, so the whole picture is drawn"] if faces and drawn is None else []
-        return "; ".join(self.notes + missed)
+        self.cartoon, found = cartoonizer.draw(self.photo)
+        return "; ".join(self.notes + found)
 
     def save(self, folder: Path, style: str, strength: float) -> Path:
         """Write the cartoon, in the photo's size, as FOLDER/NAME-STYLE-PERCENT.png; a number is added if need be."""

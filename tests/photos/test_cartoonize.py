@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tomllib
 import zlib
 from datetime import datetime
 from fractions import Fraction
@@ -26,8 +25,8 @@ from cartoonlib.media import pictures
 from cartoonlib.media.faces import Face, detect_faces
 from cartoonlib.media.pictures import read_picture
 from cartoonlib.networks import Generator
-from cartoonlib.photos import batch, cli, draw, formats, onnx, page, shipped, video
-from cartoonlib.photos.draw import _spans, _tile, cartoonize, faces_only, usual_scale, view_size
+from cartoonlib.photos import Cartoonizer, adjust, cartoonizer, cli, draw, formats, onnx, page, shipped, video
+from cartoonlib.photos.draw import _spans, _tile, cartoonize, usual_scale, view_size
 from cartoonlib.photos.onnx import OnnxGenerator, export_onnx, to_onnx
 from cartoonlib.report import metrics
 
@@ -69,17 +68,22 @@ def test_at_full_scale_it_is_what_the_generator_draws(size, generator, photo):
     assert abs(difference).max() <= 1 and abs(cartoon.astype(int) - part).mean() > 5
 
 
-@pytest.mark.parametrize("scale", [1, 0.6])
-def test_tiles_meet_without_a_seam(scale, generator, photo, monkeypatch):
-    whole = cartoonize(generator, photo, scale=scale, memory=5000).astype(int)
+@pytest.mark.parametrize(
+    ("scale", "options"),
+    [(1, {}), (0.6, {}), (1, {"outline": 2}), (0.6, {"outline": 0}), (0.6, {"keep_colors": 0.7, "outline": 1.5})],
+)
+def test_tiles_meet_without_a_seam(scale, options, generator, photo, monkeypatch):
+    way = {"scale": scale, **options}
+    whole = cartoonize(generator, photo, memory=5000, **way).astype(int)
     spans = []
     monkeypatch.setattr(draw, "_tile", lambda *a, tile=_tile: (spans.append(a[-1]), tile(*a)))
     shares = []
-    tiled = cartoonize(generator, photo, scale=scale, memory=1, progress=shares.append)
+    tiled = cartoonize(generator, photo, memory=1, progress=shares.append, **way)
     assert len(spans) == len(shares) > 5 and sum(shares) == pytest.approx(1)
     assert abs(tiled - whole).max() <= 1 and (tiled != whole).mean() < 0.001
     monkeypatch.setattr(draw, "MARGIN", 16)  # the test sees a seam where there is one
-    seamed = cartoonize(generator, photo, scale=scale, memory=1)
+    monkeypatch.setattr(draw, "REACH", 0)
+    seamed = cartoonize(generator, photo, memory=1, **way)
     assert abs(seamed - whole).max() > 1
 
 
@@ -119,6 +123,120 @@ def test_strength_goes_from_the_photo_to_the_cartoon(generator, photo):
     assert abs(drawn[1] - (drawn[0] + drawn[2]) / 2)[~clipped].max() <= 1
 
 
+# --- contours and colours ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def inked():
+    """A generator that draws a black line, 3 px wide, where photos have a step from dark to light at column 100."""
+    identity = Generator().eval().requires_grad_(False)
+
+    def draw_line(image):
+        drawn = image.clone()
+        drawn[..., 97:100] = -1
+        return drawn
+
+    identity.unfiltered = draw_line
+    return identity
+
+
+def test_outlines_change_the_ink_that_the_style_drew(inked):
+    step = np.full((120, 200, 3), (90, 70, 60), np.uint8)
+    step[:, 100:] = (220, 200, 190)
+    none, some, as_drawn, strong = (cartoonize(inked, step, scale=1, outline=k).astype(int) for k in (0, 0.5, 1, 2))
+    assert np.array_equal(as_drawn, cartoonize(inked, step, scale=1))
+    darkest = [picture[60, 90:100].min() for picture in (none, some, as_drawn, strong)]
+    assert darkest[0] > 0.85 * step[60, 90].min() and darkest == sorted(darkest, reverse=True) and darkest[3] < 10
+    assert abs(none - step).max() < 40 < abs(as_drawn - step).max()  # no halo where the line was
+    for picture in (none, some, strong):  # and nothing else
+        assert np.array_equal(picture[:, :80], as_drawn[:, :80]) and np.array_equal(picture[:, 120:], as_drawn[:, 120:])
+
+
+def test_lines_of_the_photo_are_no_outlines():
+    identity = Generator().eval().requires_grad_(False)
+    identity.unfiltered = lambda image: image
+    eye = np.full((80, 80, 3), (200, 160, 140), np.uint8)
+    eye[38:42, 30:50] = 20
+    drawn = [cartoonize(identity, eye, scale=1, outline=k) for k in (0, 1, 2)]
+    assert np.array_equal(drawn[0], drawn[1]) and np.array_equal(drawn[2], drawn[1])
+
+
+def luma(picture: np.ndarray) -> np.ndarray:
+    return picture.astype(float) @ (0.299, 0.587, 0.114)
+
+
+def test_kept_colours_lie_in_the_light_of_the_cartoon(generator, photo):
+    cartoon, half, kept = (cartoonize(generator, photo, scale=0.6, keep_colors=k).astype(int) for k in (0, 0.5, 1))
+    assert np.array_equal(cartoon, cartoonize(generator, photo, scale=0.6))
+    assert abs(luma(kept) - luma(cartoon)).mean() < 3 < abs(kept - cartoon).mean()
+    inside = ((cartoon % 255 > 0) & (kept % 255 > 0)).all(axis=-1)
+    assert abs(half - (cartoon + kept) / 2)[inside].max() <= 1
+    grey = np.repeat(np.rint(luma(photo)).astype(np.uint8)[..., None], 3, axis=-1)
+    assert np.ptp(cartoonize(generator, grey, keep_colors=1), axis=-1).max() <= 1 < np.ptp(cartoon, axis=-1).max()
+    assert np.array_equal(cartoonize(generator, photo, strength=0, keep_colors=1), photo)
+
+
+def test_ink_has_no_colour_and_light_skin_does_not_pale():
+    photo = torch.tensor([0.4, 0.0, -0.2]).view(1, 3, 1, 1)
+    levels = torch.tensor([-1.0, -0.5, 0.2]).view(3, 1, 1, 1).expand(3, 3, 1, 1)
+    ink, dark, light = adjust.recoloured(levels, photo, 1.0)
+    assert ink.tolist() == [[[-1]]] * 3
+    change = adjust.recoloured(levels, photo, 1.0) - levels
+    assert abs(change.squeeze() @ torch.tensor([0.299, 0.587, 0.114])).max() < 1e-6  # luma stays
+    spread = float(photo.max() - photo.min())
+    assert dark.max() - dark.min() < 0.6 * spread and spread < light.max() - light.min() <= adjust.BRIGHTER * spread
+
+
+# --- as a library -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.png", {}), ("a.png", {"strength": 0.5, "scale": 0.5}), ("a.png", {"keep_colors": 0.4, "outline": 1.6}),
+        ("a.png", {"faces": True, "outline": 0.0}), ("turned.jpg", {}), ("alpha.png", {"memory": 100}),
+    ],
+)  # fmt: skip
+def test_the_library_draws_what_the_command_draws(name, options, plain, face_photos, tmp_path):
+    scene, exif = Image.fromarray(face_photos[0]).resize((200, 260)), Image.Exif()
+    exif[0x0112] = 6 if name == "turned.jpg" else 1
+    if name == "alpha.png":
+        scene.putalpha(120)
+    source = saved(scene, tmp_path / name, exif=exif)
+    given = [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+    given = ["--faces" if word == "--faces" else word for word in given if word != "True"]
+    assert command(source, "-o", tmp_path / "out", "--style", "plain", *given) == 0
+    draws = Cartoonizer("plain", **options)
+    with Image.open(source) as image:
+        drawn = draws(image)
+    if name == "turned.jpg":  # what is written is not exact
+        assert np.array_equal(np.asarray(drawn), draws(read_picture(source)[0]))
+        assert drawn.size == (260, 200)
+        return
+    made = np.asarray(Image.open(tmp_path / "out" / name.replace(".", "-plain.")))
+    assert np.array_equal(np.asarray(drawn), made)
+    if name == "a.png":
+        array = np.asarray(scene)
+        assert np.array_equal(draws(array), made)
+        floats = draws((array / 255).astype(np.float32))
+        assert floats.dtype == np.float32 and np.array_equal(np.rint(floats * 255), made)
+
+
+@pytest.mark.parametrize(
+    ("options", "image", "words"),
+    [
+        ({"outline": 3}, None, "outline is 3: give a number from 0 to 2."),
+        ({"keep_colors": "much"}, None, "keep_colors is 'much'"), ({"strength": None}, None, "strength is None"),
+        ({"style": "paprika"}, None, "no style `paprika`"), ({}, np.zeros((40, 50), np.uint8), r"not uint8 \(40, 50\)"),
+        ({}, np.zeros((40, 50, 3)) + 7, "uint8 or in"), ({}, np.zeros((8, 50, 3), np.uint8), "of 16 px or more"),
+        ({}, [], "not float64"),
+    ],
+)  # fmt: skip
+def test_wrong_use_of_the_library_is_one_sentence(options, image, words, plain):
+    with pytest.raises(InputError, match=words):
+        Cartoonizer(**{"generator": options.pop("style", "plain"), **options})(image)
+
+
 # --- what the network looks at ----------------------------------------------------------------------------------------
 
 
@@ -148,7 +266,7 @@ def test_a_view_is_never_larger_than_the_photo_and_never_too_small_to_draw():
 
 def test_the_face_of_a_portrait_has_one_width_in_the_view():
     portrait = Image.fromarray(skimage.data.astronaut()[0:256, 96:352]).resize((1024, 1024), Image.Resampling.BICUBIC)
-    rows, columns = view_size(1024, 1024, usual_scale([np.asarray(portrait)]))
+    rows, columns = view_size(1024, 1024, usual_scale([np.asarray(portrait)])[0])
     box = detect_faces(np.asarray(portrait.resize((columns, rows), Image.Resampling.LANCZOS)))[0].box
     assert box[2] - box[0] == pytest.approx(draw.FACE, rel=0.08)
 
@@ -163,20 +281,20 @@ def test_the_face_of_a_portrait_has_one_width_in_the_view():
 )  # fmt: skip
 def test_the_largest_certain_face_sets_the_scale(found, scale, monkeypatch):
     monkeypatch.setattr(draw, "detect_faces", detector(*found))
-    assert usual_scale([np.zeros((1000, 800, 3), np.uint8)]) == pytest.approx(scale, rel=0.01)
+    assert usual_scale([np.zeros((1000, 800, 3), np.uint8)])[0] == pytest.approx(scale, rel=0.01)
 
 
 def test_a_view_has_a_least_size_and_small_photos_are_not_searched(monkeypatch):
     monkeypatch.setattr(draw, "detect_faces", detector((1, 0.99)))
-    assert usual_scale([np.zeros((400, 4000, 3), np.uint8)]) == pytest.approx(64 / 400)
+    assert usual_scale([np.zeros((400, 4000, 3), np.uint8)])[0] == pytest.approx(64 / 400)
     monkeypatch.setattr(draw, "detect_faces", None)
-    assert usual_scale([np.zeros((150, 4000, 3), np.uint8)]) == usual_scale([]) == 1
+    assert usual_scale([np.zeros((150, 4000, 3), np.uint8)])[0] == usual_scale([])[0] == 1
 
 
 def test_without_a_detector_no_face_is_found(monkeypatch):
     monkeypatch.setitem(sys.modules, "facenet_pytorch", None)
     detect_faces.__globals__["_detector"].cache_clear()
-    assert usual_scale([np.zeros((1024, 1024, 3), np.uint8)]) == 0.5
+    assert usual_scale([np.zeros((1024, 1024, 3), np.uint8)])[0] == 0.5
 
 
 def test_a_scale_that_is_given_is_the_scale(plain, photo, tmp_path, views, monkeypatch):
@@ -188,7 +306,7 @@ def test_a_scale_that_is_given_is_the_scale(plain, photo, tmp_path, views, monke
     assert views == [(150, 200), (120, 160)]
     drawing = page.Drawing("large", large)
     for scale in (None, 0.4):
-        drawing.draw(shipped.load("plain"), 1.0, scale, faces=False)
+        drawing.draw(Cartoonizer("plain", scale=scale))
     assert views[-2:] == [(150, 200), (120, 160)]
 
 
@@ -203,14 +321,67 @@ def test_a_film_has_one_scale_by_the_first_face(first, plain, tmp_path, views, m
     assert set(views[14:]) == {(120, 160)}
 
 
+def test_films_are_drawn_with_the_same_options(plain, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(cartoonizer, "cartoonize", lambda _, frame, **how: (told.append(how), frame)[1])
+    ways = ["--strength", "0.5", "--scale", "0.5", "--keep-colors", "0.3", "--outline", "1.7", "--memory", "200"]
+    assert command(film(tmp_path / "a.mp4"), "-o", tmp_path / "out", "--style", "plain", *ways) == 0
+    wanted = {"strength": 0.5, "scale": 0.5, "keep_colors": 0.3, "outline": 1.7, "memory": 200, "progress": None}
+    assert len(told) == 8 and all(how == wanted for how in told)
+
+
 def test_faces_alone_are_drawn(generator, face_photos):
     scene = np.full((400, 500, 3), 127, np.uint8)
     scene[100:228, 180:308] = face_photos[0]
-    drawn = faces_only(generator, scene)
+    drawn = Cartoonizer(generator, faces=True)(scene)
     changed = (drawn != scene).any(axis=-1)
     assert changed[130:200, 210:280].mean() > 0.9
     assert not changed[:20].any() and not changed[:, :50].any() and not changed[:, -50:].any()
-    assert faces_only(generator, scene[:90]) is None
+
+
+@pytest.fixture
+def group(face_photos, monkeypatch):
+    """A picture with faces at (left, width) of 800 px, all 100 px from the top; and what sets these."""
+
+    def of(*places):
+        def detect(picture):
+            ratio = picture.shape[1] / 800
+            boxes = [np.array([left, 100, left + width, 100 + 1.3 * width]) * ratio for left, width in places]
+            return [Face(np.zeros((5, 2)), box, 0.99) for box in boxes]
+
+        monkeypatch.setattr(draw, "detect_faces", detect)
+
+    return np.array(Image.fromarray(face_photos[0]).resize((800, 600), Image.Resampling.BICUBIC)), of
+
+
+def test_faces_of_different_sizes_are_drawn_at_scales_of_their_own(generator, group, plain, tmp_path, capsys):
+    picture, faces_at = group
+    faces_at((100, 250), (600, 100))
+    drawn, notes = Cartoonizer(generator).draw(picture)
+    assert notes == ["faces found: 2; small ones, each drawn at its own scale: 1"]
+    bold, fine = cartoonize(generator, picture, scale=0.4), cartoonize(generator, picture, scale=1.0)
+    small = np.s_[140:190, 625:675]
+    drawn, bold, fine = (cartoon.astype(int) for cartoon in (drawn, bold, fine))
+    assert abs(drawn - fine)[small].max() < 5 < abs(fine - bold)[small].max()  # cut out at another pixel, so not exact
+    assert np.array_equal(drawn[350:], bold[350:]) and np.array_equal(drawn[:, :450], bold[:, :450])
+    low, high = np.minimum(bold, fine) - 5, np.maximum(bold, fine) + 5
+    assert ((drawn >= low) & (drawn <= high)).all()  # so that no line is drawn twice where they are blended
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    assert command(tmp_path / "a.png", "-o", tmp_path / "out", "--style", "plain") == 0
+    assert f"a.png: {notes[0]}" in capsys.readouterr().err
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "a-plain.png")), drawn)
+
+
+@pytest.mark.parametrize(
+    ("places", "options"),
+    [([(100, 250), (600, 180)], {}), ([(100, 90), (600, 30)], {}), ([(100, 250), (600, 100)], {"scale": 0.4})],
+)
+def test_faces_of_like_size_or_scale_are_drawn_with_the_picture(places, options, generator, group):
+    picture, faces_at = group
+    faces_at(*places)
+    drawn, notes = Cartoonizer(generator, **options).draw(picture)
+    scale = options.get("scale", min(1, 100 / max(width for _, width in places)))
+    assert not notes and np.array_equal(drawn, cartoonize(generator, picture, scale=scale))
 
 
 # --- styles -----------------------------------------------------------------------------------------------------------
@@ -594,7 +765,7 @@ def test_a_defect_or_too_little_memory_stops_one_file_only(plain, photo, tmp_pat
             raise error
         return real(*arguments, **settings)
 
-    monkeypatch.setattr(batch, "cartoonize", draw)
+    monkeypatch.setattr(cartoonizer, "cartoonize", draw)
     said = command(*(tmp_path / f"{name}.png" for name in "abc"), "-o", tmp_path / "out", "--style", "plain")
     assert "a.png: there is too little memory" in said and "b.png: KeyError('x')" in said
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["c-plain.png"]
@@ -604,7 +775,7 @@ def test_what_failed_is_named_when_it_is_stopped(plain, photo, tmp_path, monkeyp
     for name in "ab":
         saved(Image.fromarray(photo[:40, :50]), tmp_path / f"{name}.png")
     errors = iter([InputError("broken"), KeyboardInterrupt()])
-    monkeypatch.setattr(batch, "cartoonize", lambda *a, **k: (_ for _ in ()).throw(next(errors)))
+    monkeypatch.setattr(cartoonizer, "cartoonize", lambda *a, **k: (_ for _ in ()).throw(next(errors)))
     said = command(tmp_path / "a.png", tmp_path / "b.png", "-o", tmp_path / "out", "--style", "plain")
     assert "Stopped" in said and "a.png: broken" in capsys.readouterr().err
 
@@ -612,8 +783,10 @@ def test_what_failed_is_named_when_it_is_stopped(plain, photo, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--strength", "2"], "not a number from 0 to 1"), (["--strength", "nan"], "not a number from 0 to 1"),
-        (["--scale", "0"], "from 0.01 to 1"), (["--memory", "3"], "from 100"), (["--style", "none"], "no style `none`"),
+        (["--strength", "2"], "strength is 2.0: give a number from 0 to 1."), (["--strength", "nan"], "from 0 to 1"),
+        (["--keep-colors", "-1"], "keep_colors is -1.0: give a number from 0 to 1."), (["--outline", "x"], "float"),
+        (["--outline", "2.1"], "from 0 to 2"), (["--scale", "0"], "from 0.01 to 1"), (["--memory", "3"], "from 100"),
+        (["--style", "none"], "no style `none`"),
     ],
 )  # fmt: skip
 def test_wrong_options_are_said_before_anything_is_done(arguments, words, plain, photo, tmp_path, capsys):
@@ -695,14 +868,14 @@ def test_what_is_loaded_in_vain_is_named():
 
 def test_the_page_opens_draws_and_saves(generator, photo, face_photos, tmp_path):
     drawing = page.Drawing("astronaut", face_photos[0])
-    assert drawing.draw(generator, 0.5, None, faces=False) == ""
+    assert drawing.draw(Cartoonizer(generator, 0.5)) == ""
     assert np.array_equal(drawing.cartoon, cartoonize(generator, face_photos[0], 0.5))
     image = Image.fromarray(photo).convert("RGBA")
     image.putalpha(100)
     content = io.BytesIO()
     image.save(content, "PNG")
     drawing.read("mine.of me.png", content.getvalue())
-    assert drawing.draw(generator, 1.0, 0.5, faces=False) == "" and drawing.cartoon.shape == photo.shape
+    assert drawing.draw(Cartoonizer(generator, scale=0.5)) == "" and drawing.cartoon.shape == photo.shape
     path = drawing.save(tmp_path, "comic", 0.55)
     assert path == tmp_path.resolve() / "mine.of me-comic-55.png"
     assert np.array_equal(np.asarray(Image.open(path))[..., :3], drawing.cartoon)
@@ -720,7 +893,7 @@ def test_the_page_saves_over_nothing_and_takes_long_names(generator, tmp_path):
         drawing.read(name, content.getvalue())
         with pytest.raises(InputError, match="no cartoon to save"):
             drawing.save(tmp_path, "comic", 1.0)  # what was made of the photo before is not this one's
-        drawing.draw(generator, 1.0, None, faces=False)
+        drawing.draw(Cartoonizer(generator))
         drawing.save(tmp_path, "comic", 1.0)
     drawing.save(tmp_path, "comic", 1.0)
     names = [f"image-comic-100{number}.png" for number in ("", "-2")]
@@ -736,8 +909,8 @@ def test_the_page_tells_every_error(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    names = {"generators": {"plain": None}, "display": lambda *_: None, "errors": [MemoryError(), OSError("no disk")]}
-    monkeypatch.setattr(page, "cartoonize", lambda generator, photo, *_: photo)
+    names = {"generators": {"plain": str}, "display": lambda *_: None, "errors": [MemoryError(), OSError("no disk")]}
+    monkeypatch.setattr(cartoonizer, "cartoonize", lambda generator, photo, **_: photo)
     exec("\n".join([sources[1], *sources[begin : end + 1]]), names)
     note, photo = names["note"], io.BytesIO()
     Image.new("RGB", (20, 20)).save(photo, "PNG")
@@ -754,29 +927,35 @@ def test_the_page_tells_every_error(tmp_path, monkeypatch):
     assert note.value == "its cartoon could not be written (no such place)"
     upload("notes.txt", b"this is text")
     assert note.value.startswith("notes.txt: it cannot be read as a picture")
-    monkeypatch.setattr(page, "cartoonize", lambda *_: (_ for _ in ()).throw(MemoryError()))
+    monkeypatch.setattr(cartoonizer, "cartoonize", lambda *_, **__: (_ for _ in ()).throw(MemoryError()))
     upload("b.png", photo.getvalue())
     assert "there is too little memory" in note.value and bytes(names["after"].value) == b""
 
 
-def test_an_installed_copy_has_the_generators(plain, tmp_path):
+def test_a_wheel_has_the_generators(plain, tmp_path):
     """pip puts them into the package, where pyproject.toml says; there is no results/ then."""
-    settings = tomllib.loads((files.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
-    assert settings["package-dir"] == {"cartoonlib.generators": "results/reference/generators"}
-    assert settings["package-data"]["cartoonlib.generators"] == ["*.safetensors", "*.md"]
-    site = tmp_path / "site"
-    shutil.copytree(files.ROOT / "cartoonlib", site / "cartoonlib", ignore=shutil.ignore_patterns("__pycache__"))
+    source, wheels, site = tmp_path / "source", tmp_path / "wheels", tmp_path / "site"
+    shutil.copytree(files.ROOT / "cartoonlib", source / "cartoonlib", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(files.ROOT / name, source)
+    shutil.copytree(plain.parent, source / "results" / "reference" / "generators")
+    build = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
+    wheels.mkdir()
+    done = subprocess.run([sys.executable, "-c", build, wheels], cwd=source, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    (wheel,) = wheels.glob("*.whl")
+    shutil.unpack_archive(wheel, site, "zip")
     code = "from cartoonlib.photos import shipped; print(shipped.styles()); shipped.load('plain')"
-    here = {"cwd": site, "env": os.environ | {"PYTHONPATH": str(site)}, "capture_output": True, "encoding": "utf-8"}
+    here = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(site)}, "capture_output": True, "encoding": "utf-8"}
+    assert subprocess.run([sys.executable, "-c", code], **here).stdout == "['plain']\n"
+    shutil.rmtree(site / "cartoonlib" / "generators")
     said = subprocess.run([sys.executable, "-c", code], **here).stderr
     assert f"There is no generator in {site / 'cartoonlib' / 'generators'}" in said
-    shutil.copytree(plain.parent, site / "cartoonlib" / "generators")
-    assert subprocess.run([sys.executable, "-c", code], **here).stdout == "['plain']\n"
 
 
 def test_the_page_says_when_there_is_no_face(generator):
     grey = page.Drawing("grey", np.full((64, 80, 3), 127, np.uint8))
-    assert grey.draw(generator, 1.0, None, faces=True) == "no face found, so the whole picture is drawn"
+    assert grey.draw(Cartoonizer(generator, faces=True)) == "no face found, so the whole picture is drawn"
     assert grey.cartoon.shape == grey.photo.shape and not np.array_equal(grey.cartoon, grey.photo)
 
 
