@@ -9,7 +9,8 @@ from pathlib import Path
 from .. import files
 from ..files import InputError, one_sentence
 from . import blind, render, verify
-from .execute import join, reproduce
+from .execute import reproduce
+from .page import join
 
 
 def main() -> None:

@@ -103,7 +103,7 @@ def page(root: Path, path: str) -> str:
 
 def _of_a_profile(results: Results, profile: str) -> dict:
     """The names that a template of a profile's results may use."""
-    parts = {name: results.part(profile, name) for name in FILES[profile]}
+    parts = {name: results.part(profile, name) for name in FILES.get(profile, OF_A_PROFILE)}
     rows, differences = parts["metrics"], parts["findings"]["differences"]
     against: dict[str, list] = {}  # reference -> differences from it
     for row in differences:
@@ -126,6 +126,15 @@ def _style(style: str, run: dict, rows: list[dict]) -> dict:
         for group in ("style", "photo", "cartoons")
     )
     return ours | {"run": run, "photo": photo, "cartoons": cartoons}
+
+
+def abstract(folder: Path, profile: str) -> str:
+    """What the results of a profile say in short, in markdown; of missing or damaged ones, which."""
+    try:
+        names = _of_a_profile(Results(folder), profile)
+    except InputError as problem:
+        return f"There is no summary, for {problem}."
+    return rendered("abstract.md.j2", names | {"parameters": count_parameters(Generator())})
 
 
 def _by_variant(rows: list[dict]) -> dict[str, dict[str, dict]]:
