@@ -39,8 +39,8 @@ def join(profile: str) -> Path:
         "texts": {stem: Text(stem, list(notebooks)) for stem in ("abstract", *notebooks, "certificate")},
         "picture": picture, "names": NAMES.findall, "plain": strip_ansi, "highlight": Highlight2HTML("ipython3"),
     }  # fmt: skip
-    if (certificate := folder / "certificate.md").exists():
-        names["certificate"] = certificate.read_text(encoding="utf-8")
+    for name in ("certificate.md", "figures/gallery_large.png"):
+        names[Path(name).stem] = (folder / name).read_bytes() if (folder / name).exists() else b""
     write_atomic(folder / "report.html", render.rendered("page.html.j2", names))
     return folder / "report.html"
 
@@ -87,12 +87,14 @@ class Text(IPythonRenderer):
         return super().image(text, url, title) if url.startswith("attachment:") else text
 
     def table(self, text: str) -> str:
+        text = re.sub(r" (\[[^<\]]+\])", r' <span class="interval">\1</span>', text)
         return f'<div class="scroll" role="region" aria-label="Table" tabindex="0"><table>{text}</table></div>\n'
 
 
-def picture(encoded: str) -> dict:
-    """Size and address of a picture in base64, as WebP: half of its JPEG, and nobody sees the difference."""
-    image, light = PIL.Image.open(io.BytesIO(base64.b64decode(encoded))), io.BytesIO()
+def picture(content: str | bytes) -> dict:
+    """Size and address of a picture, in base64 or not, as WebP: half of its JPEG, and nobody sees the difference."""
+    content = base64.b64decode(content) if isinstance(content, str) else content
+    image, light = PIL.Image.open(io.BytesIO(content)), io.BytesIO()
     image.convert("RGBA").save(light, "WEBP", quality=90)
     source = "data:image/webp;base64," + base64.b64encode(light.getvalue()).decode("ascii")
     return {"width": image.width, "height": image.height, "src": source}

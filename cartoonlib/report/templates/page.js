@@ -1,6 +1,6 @@
 "use strict";
 const contents = document.getElementById("contents");
-const narrow = matchMedia("(max-width: 67.99rem)");
+const narrow = matchMedia("screen and (max-width: 67.99rem)");
 const fold = () => { contents.open = !narrow.matches; };
 fold();
 narrow.addEventListener("change", fold);
@@ -15,6 +15,17 @@ button.addEventListener("click", () => {
   button.setAttribute("aria-pressed", show);
   button.textContent = show ? "Hide all code" : "Show all code";
   for (const code of document.querySelectorAll("details.code")) code.open = show;
+});
+
+// A click on a picture shows it in its own size.
+const large = document.getElementById("large");
+document.addEventListener("click", event => {
+  if (event.target.closest("#large")) large.close();
+  else if (event.target.matches(".card img")) {
+    large.firstElementChild.src = event.target.src;
+    large.firstElementChild.alt = event.target.alt;
+    large.showModal();
+  }
 });
 
 // The section that is read is marked in the contents.
