@@ -1,7 +1,4 @@
-"""The page results/<profile>/report.html: executed notebooks joined to one file, to be read offline and without code.
-
-What stands where, styles, script and captions are in templates/page.*; here is what they cannot do.
-"""
+"""Executed notebooks joined to results/<profile>/report.html, one file to be read offline: templates/page.* shape it."""
 
 import base64
 import io
@@ -12,15 +9,12 @@ from pathlib import Path
 import nbformat
 import PIL.Image
 from math_core import LatexToMathML
-from nbconvert.filters import Highlight2HTML, strip_ansi
+from nbconvert.filters import strip_ansi
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from .. import files
 from ..files import InputError, write_atomic
 from . import render
-
-# What a cell calls its pictures; a name that ends in _ is one of a loop.
-NAMES = re.compile(r'(?:report\.figure\(\s*|"figures" / )f?"(\w+)')
 
 
 def notebooks_in(folder: Path) -> list[Path]:
@@ -34,21 +28,22 @@ def join(profile: str) -> Path:
     notebooks = {path.stem: nbformat.read(path, as_version=4) for path in notebooks_in(folder / "notebooks")}
     if not notebooks:
         raise InputError(f"No executed notebook of profile {profile} yet: make reproduce PROFILE={profile} makes them.")
+    try:
+        abstract = render.rendered("abstract.md.j2", render.of_a_profile(render.Results(files.RESULTS), profile))
+    except InputError as problem:
+        abstract = f"There is no summary: {problem}."
     names = {
-        "profile": profile, "notebooks": notebooks, "results": render.abstract(files.RESULTS, profile),
+        "folder": folder, "notebooks": notebooks, "abstract": abstract, "picture": picture, "plain": strip_ansi,
         "texts": {stem: Text(stem, list(notebooks)) for stem in ("abstract", *notebooks, "certificate")},
-        "picture": picture, "names": NAMES.findall, "plain": strip_ansi, "highlight": Highlight2HTML("ipython3"),
     }  # fmt: skip
-    for name in ("certificate.md", "figures/gallery_large.png"):
-        names[Path(name).stem] = (folder / name).read_bytes() if (folder / name).exists() else b""
     write_atomic(folder / "report.html", render.rendered("page.html.j2", names))
     return folder / "report.html"
 
 
 class Text(IPythonRenderer):
-    """Markdown as HTML: formulas become MathML, headings go down a level, links lead into the page or out of it.
+    """Markdown of a notebook, or of `stem`, as HTML: formulas become MathML, headings go down a level.
 
-    `sections` has (anchor, title, level in the markdown) of the headings so far; `pages` are the names of all notebooks.
+    `sections` has (anchor, title, level in the markdown) of every heading so far; links lead to `pages`, or out.
     """
 
     def __init__(self, stem: str, pages: list[str]):
@@ -56,8 +51,7 @@ class Text(IPythonRenderer):
         self.stem, self.pages, self.sections = stem, pages, []
         self.formulas = LatexToMathML(continue_on_error=True, fancy_error=False)
 
-    def html(self, markdown: str, attachments: dict | None = None) -> str:
-        self.attachments = attachments or {}
+    def html(self, markdown: str) -> str:
         return MarkdownWithMath(renderer=self).render(markdown)
 
     def inline_math(self, body: str) -> str:
@@ -67,20 +61,15 @@ class Text(IPythonRenderer):
         return self.formulas.convert_with_local_state(body, displaystyle=True)
 
     def heading(self, text: str, level: int, **attributes) -> str:
-        title = re.sub(r"<[^>]+>", "", text)
-        anchor = self.stem if level == 1 else f"{self.stem}-" + re.sub(r"\W+", "-", title.lower()).strip("-")
-        if anchor in [known for known, _, _ in self.sections]:
-            anchor += f"-{len(self.sections)}"
-        self.sections.append((anchor, title, level))
+        anchor = f"{self.stem}-{len(self.sections)}" if self.sections else self.stem
+        self.sections.append((anchor, re.sub(r"<[^>]+>", "", text), level))
         return f'<h{level + 1} id="{anchor}">{text}</h{level + 1}>\n'
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
         """Notebooks are sections of the page; a file of the project is named, for a page that is sent lacks it."""
         stem, path = url.partition("#")[0].removesuffix(".ipynb"), os.path.normpath(f"notebooks/{url}")
-        if stem in self.pages:
-            return f'<a href="#{stem}">{text}</a>'
-        if re.match("https?:", url):
-            return super().link(text, url, title)
+        if stem in self.pages or re.match("https?:", url):
+            return super().link(text, f"#{stem}" if stem in self.pages else url, title)
         return text if text in path else f'{text} <span class="path">{path.replace("#L", ", line ")}</span>'
 
     def image(self, text: str, url: str, title: str | None = None) -> str:
@@ -91,10 +80,9 @@ class Text(IPythonRenderer):
         return f'<div class="scroll" role="region" aria-label="Table" tabindex="0"><table>{text}</table></div>\n'
 
 
-def picture(content: str | bytes) -> dict:
-    """Size and address of a picture, in base64 or not, as WebP: half of its JPEG, and nobody sees the difference."""
-    content = base64.b64decode(content) if isinstance(content, str) else content
-    image, light = PIL.Image.open(io.BytesIO(content)), io.BytesIO()
-    image.convert("RGBA").save(light, "WEBP", quality=90)
-    source = "data:image/webp;base64," + base64.b64encode(light.getvalue()).decode("ascii")
-    return {"width": image.width, "height": image.height, "src": source}
+def picture(source: str | Path) -> dict:
+    """Size and address of a picture, a file or in base64, as WebP: half of its JPEG, and nobody sees the difference."""
+    image = PIL.Image.open(source if isinstance(source, Path) else io.BytesIO(base64.b64decode(source)))
+    image.convert("RGBA").save(light := io.BytesIO(), "WEBP", quality=90)
+    address = "data:image/webp;base64," + base64.b64encode(light.getvalue()).decode("ascii")
+    return {"width": image.width, "height": image.height, "src": address}
