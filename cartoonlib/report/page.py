@@ -1,4 +1,4 @@
-"""Executed notebooks joined to results/<profile>/report.html, one file to be read offline: templates/page.* shape it."""
+"""Executed notebooks joined to results/<profile>/report.html, one file to be read offline; see templates/page.*."""
 
 import base64
 import io
@@ -43,7 +43,7 @@ def join(profile: str) -> Path:
 class Text(IPythonRenderer):
     """Markdown of a notebook, or of `stem`, as HTML: formulas become MathML, headings go down a level.
 
-    `sections` has (anchor, title, level in the markdown) of every heading so far; links lead to `pages`, or out.
+    `sections`: (anchor, title in HTML, level in the markdown) of every heading so far; links lead to `pages`, or out.
     """
 
     def __init__(self, stem: str, pages: list[str]):
@@ -62,7 +62,7 @@ class Text(IPythonRenderer):
 
     def heading(self, text: str, level: int, **attributes) -> str:
         anchor = f"{self.stem}-{len(self.sections)}" if self.sections else self.stem
-        self.sections.append((anchor, re.sub(r"<[^>]+>", "", text), level))
+        self.sections.append((anchor, text, level))
         return f'<h{level + 1} id="{anchor}">{text}</h{level + 1}>\n'
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
