@@ -41,7 +41,7 @@ def join(profile: str) -> Path:
 
 
 class Text(IPythonRenderer):
-    """Markdown of a notebook, or of `stem`, as HTML: formulas become MathML, headings go down a level.
+    """Markdown as HTML, for the section `stem` of the page: formulas become MathML, headings go down a level.
 
     `sections`: (anchor, title in HTML, level in the markdown) of every heading so far; links lead to `pages`, or out.
     """
