@@ -212,6 +212,21 @@ def test_pictures_of_a_loop_are_one_figure_and_others_their_own(joined):
     assert figures[0].img["alt"] == f"{captions['training_'][1]} (1 of 2)"
 
 
+def test_values_stay_with_the_code_and_what_is_displayed_is_shown(joined):
+    cell = new_code_cell("noisy(); 7", outputs=[
+        new_output("execute_result", data={"text/plain": "7 & more"}),
+        new_output("stream", name="stderr", text="a warning"),
+        new_output("display_data", data={"text/plain": "{'a': 1}"}),
+        new_output("display_data", data={"text/html": "<b>bold</b>", "text/plain": "bold"}),
+    ])  # fmt: skip
+    html = joined(**{"01_a": [new_code_cell("import os"), cell]})
+    (code,) = html.select("details.code")
+    assert code.summary.string == "Code and value" and "import os" in code.get_text()
+    assert [text.string for text in code.select(".out")] == ["7 & more", "a warning"]
+    code.extract()
+    assert [text.string for text in html.select(".out")] == ["{'a': 1}"] and html.main.b.string == "bold"
+
+
 def test_a_picture_keeps_its_size_and_its_colours():
     found = pages.picture(picture("#c08040", 300))
     content = base64.b64decode(found["src"].removeprefix("data:image/webp;base64,"))
