@@ -136,12 +136,18 @@ def test_code_is_folded_and_values_stay_with_it(html):
 
 def test_the_abstract_has_the_numbers_of_the_result_files(html):
     rows = render.Results(files.RESULTS).part("reference", "metrics")
-    text = html.find(id="abstract").get_text(" ", strip=True)
-    for metric in ("style_distance", "landmark_error"):
-        for row in rows:
-            if row["group"] == "style" and row["metric"] == metric:
-                assert tables.number(row["value"]) in text, row
-    assert f"On {rows[0]['n']} held-out photos" in text
+    section = html.find(id="abstract")
+    text, table = (re.sub(r"\s+", " ", part.get_text(" ")) for part in (section, section.table))
+    found = {}
+    for metric in ("style_distance", "landmark_error", "likeness", "flatness"):
+        styles = [row for row in rows if row["group"] == "style" and row["metric"] == metric]
+        assert styles and all(tables.interval(row) in table for row in styles), metric
+        found[metric] = sorted(row["value"] for row in styles)
+    least, most = (tables.number(found["style_distance"][end]) for end in (0, -1))
+    goals = render.Results(files.RESULTS).part("reference", "findings")["goals"]
+    assert f"On {rows[0]['n']} held-out photos its pictures lie at {least} to {most} of" in text
+    assert f"move by at most {tables.number(found['landmark_error'][-1])} of" in text
+    assert f"Of {len(goals)} goals, {sum(goal['met'] is True for goal in goals)} are met" in text
 
 
 def test_every_figure_of_the_notebooks_has_a_caption_of_its_own():
