@@ -8,8 +8,8 @@ from pathlib import Path
 
 from .. import files
 from ..files import InputError, one_sentence
-from . import blind, render, verify
-from .execute import join, reproduce
+from . import blind, page, render, verify
+from .execute import reproduce
 
 
 def main() -> None:
@@ -18,7 +18,7 @@ def main() -> None:
             case ["reproduce", profile]:
                 reproduce(profile)
             case ["join", profile]:
-                join(profile)
+                page.join(profile)
             case ["blind", profile, *generators, "--out", folder]:
                 blind.compare(profile, generators, Path(folder))
             case ["readme"]:

@@ -1,10 +1,9 @@
-"""Notebooks executed in order by papermill, into results/<profile>/notebooks/, and joined to a page.
+"""Notebooks executed in order by papermill, into results/<profile>/notebooks/.
 
 Every stage inside is idempotent, so a run that was stopped goes on where it was.
 """
 
 import os
-import re
 import sys
 import tempfile
 import time
@@ -21,6 +20,7 @@ from ..files import InputError, lock, write_atomic
 from ..runs.parallel import show_line
 from ..runs.profiles import load_profile
 from . import certificate
+from .page import join, notebooks_in
 
 
 class _OneLine:
@@ -106,11 +106,6 @@ def without_traces(executed: str) -> str:
     return nbformat.writes(content) + "\n"
 
 
-def notebooks_in(folder: Path) -> list[Path]:
-    """The report's notebooks in their order; copies that a user made, such as 04_train-Copy1, are none of them."""
-    return sorted(path for path in folder.glob("*.ipynb") if re.fullmatch(r"\d\d_[a-z_]+", path.stem))
-
-
 def reproduce(profile: str) -> None:
     """Execute every notebook in order and join them to a page; messages and progress go to the terminal.
 
@@ -131,27 +126,3 @@ def reproduce(profile: str) -> None:
         compared, page = certificate.write(profile), join(profile)
         print(f"done in {(time.monotonic() - started) / 60:.1f} min: open {page}", file=sys.stderr)
         print(compared)
-
-
-def join(profile: str) -> Path:
-    """Join the executed notebooks of a profile into one self-contained HTML page that opens offline."""
-    from nbconvert import HTMLExporter
-
-    executed = [nbformat.read(path, as_version=4) for path in notebooks_in(files.RESULTS / profile / "notebooks")]
-    if not executed:
-        raise InputError(f"No executed notebook of profile {profile} yet: make reproduce PROFILE={profile} makes them.")
-    whole = executed[0]
-    whole.cells = [cell for notebook in executed for cell in notebook.cells]
-    if (compared := files.RESULTS / profile / "certificate.md").exists():
-        whole.cells.append(nbformat.v4.new_markdown_cell(compared.read_text(encoding="utf-8")))
-    for number, cell in enumerate(whole.cells):
-        cell.id = f"cell-{number}"  # for those of the notebooks together are not unique
-        if cell.cell_type == "markdown":
-            cell.attachments = cell.get("attachments", {})
-            cell.source = cell.source.replace("](../", "](../../")  # links are from notebooks/, the page is deeper
-    offline = {"embed_images": True, "mathjax_url": "", "mermaid_js_url": "", "require_js_url": ""}
-    title = {"metadata": {"name": f"Facial cartoonization, profile {profile}"}}
-    body, _ = HTMLExporter(template_name="lab", **offline).from_notebook_node(whole, title)
-    path = files.RESULTS / profile / "report.html"
-    write_atomic(path, body)
-    return path

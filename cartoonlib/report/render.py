@@ -91,19 +91,19 @@ def rendered(template: str, names: dict) -> str:
 def page(root: Path, path: str) -> str:
     """The text of a generated page, rendered from the results below the root of a clone."""
     template, folder, results = PAGES[path], Path(path).parent.name, Results(root / "results")
-    names = {"template": f"cartoonlib/report/templates/{template}", "parameters": count_parameters(Generator())}
+    names = {"template": f"cartoonlib/report/templates/{template}"}
     names["commands"] = results.read("bench/commands.json")["commands"]
     if folder not in FILES:  # README.md and the page of the benchmarks
         names["bench"] = results.read("bench/cpu.json")
         names["soak"] = results.read("soak.json")["soak"]
     if folder != "bench":
-        names |= _of_a_profile(results, folder or PUBLISHED)
+        names |= of_a_profile(results, folder or PUBLISHED)
     return rendered(template, names | {"sources": results.hashes})
 
 
-def _of_a_profile(results: Results, profile: str) -> dict:
+def of_a_profile(results: Results, profile: str) -> dict:
     """The names that a template of a profile's results may use."""
-    parts = {name: results.part(profile, name) for name in FILES[profile]}
+    parts = {name: results.part(profile, name) for name in FILES.get(profile, OF_A_PROFILE)}
     rows, differences = parts["metrics"], parts["findings"]["differences"]
     against: dict[str, list] = {}  # reference -> differences from it
     for row in differences:
@@ -111,6 +111,7 @@ def _of_a_profile(results: Results, profile: str) -> dict:
     # `ablations` is what findings.json says of where its rows were made.
     return {name: part for name, part in parts.items() if name not in ("metrics", "findings")} | parts["findings"] | {
         "environment": results.read(f"{profile}/metrics.json")["environment"],
+        "parameters": count_parameters(Generator()),
         "rows": rows,
         "styles": {style: _style(style, run, rows) for style, run in parts["train"].items()},
         "stopped": [title for title, row in parts["ablations"]["runs"].items() if "stopped" in row],

@@ -23,7 +23,7 @@ from cartoonlib.images import center_crop
 from cartoonlib.report import execute as execution
 from cartoonlib.report import figures, metrics, tables
 from cartoonlib.report.book import Report, commit
-from cartoonlib.report.execute import execute, join, reproduce
+from cartoonlib.report.execute import execute, reproduce
 from cartoonlib.report.render import shown
 from cartoonlib.runs import training
 
@@ -264,21 +264,3 @@ def test_the_commit_is_that_of_the_project_and_of_no_other_repository(tmp_path, 
     found = commit()
     monkeypatch.delenv("GIT_DIR"), monkeypatch.delenv("GIT_WORK_TREE")
     assert found == git(tmp_path / "own", "rev-parse", "--short", "HEAD") != "none"
-
-
-def test_the_page_is_one_file_with_all_notebooks(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "RESULTS", tmp_path)
-    for name in ("02_b", "01_a"):
-        cell = new_code_cell("1 + 1", outputs=[new_output("stream", text=f"output of {name}")])
-        path = tmp_path / "quick" / "notebooks" / f"{name}.ipynb"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(new_notebook(cells=[cell], metadata=KERNEL), path)
-    page = join("quick").read_text(encoding="utf-8")
-    assert 0 < page.index("output of 01_a") < page.index("output of 02_b")
-    assert 'src="http' not in page and 'rel="stylesheet" href="http' not in page
-
-
-def test_joining_nothing_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "RESULTS", tmp_path)
-    with pytest.raises(InputError, match="make reproduce PROFILE=quick"):
-        join("quick")

@@ -84,7 +84,7 @@ def test_ten_altered_digits_are_found_one_by_one(clone, edit):
 @pytest.mark.parametrize("name", ["README.md", "results/reference/README.md"])
 def test_a_made_up_distance_and_swapped_styles_are_found(name, clone, edit):
     text = (clone / name).read_text(encoding="utf-8")
-    styles = render._of_a_profile(render.Results(clone / "results"), "reference")["styles"]
+    styles = render.of_a_profile(render.Results(clone / "results"), "reference")["styles"]
     first, second = [tables.interval(found["style_distance"]) for found in [*styles.values()][:2]]
     assert first in text and second in text
     line = text[: text.index(first)].count("\n") + 1
