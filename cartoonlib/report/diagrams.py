@@ -40,13 +40,6 @@ ARROWS = [
     ("surface", (REAL, 1.725), (REAL, 1.45)),
     ("texture", (REAL, 2.97), (REAL, 3.15)),
 ]
-SECOND_HEAD = [  # of the texture discriminator, on features of both pictures
-    ("texture", (6.05, 4.125), (6.05, 5.14), (6.48, 5.14)),
-    ("texture", (7.02, 5.14), (7.17, 5.14)),
-    ("texture", (REAL, 4.125), (REAL, 5.14), (9.02, 5.14)),
-    ("texture", (8.48, 5.14), (8.33, 5.14)),
-    ("texture", (JUDGES, 4.83), (JUDGES, 4.65)),
-]
 LOSS_BOXES = {
     "landmark": (2.4, 0.95), "anchor": (2.4, 3.95), "content": (2.4, 5.65), "total_variation": (2.4, 6.6),
     "surface": (JUDGES, 1.78), "texture": (JUDGES, 4.45), "structure": (9.2, 6.1),
@@ -54,10 +47,7 @@ LOSS_BOXES = {
 
 
 def pipeline_counts(generator: nn.Module, profile: Profile, perceptual: nn.Module) -> dict[str, int | str]:
-    """What the pipeline figure says of networks: parameters of the trained ones, name of the perceptual one.
-
-    And the channels that the second head of the texture discriminator sees, `second_head`, 0 when it has none.
-    """
+    """For the pipeline figure: parameters of what is trained, name of what is frozen, channels for a second head or 0."""
     seen = perceptual.early_channels if profile.texture_features else 0
     critics = {"d_surface": PatchDiscriminator(3), "d_texture": PatchDiscriminator(1, features=seen)}
     counts = {name: count_parameters(critic) for name, critic in critics.items()} | {"second_head": seen}
@@ -89,11 +79,7 @@ def pipeline(images: dict[str, np.ndarray], networks: dict[str, int | str]) -> p
     picture(ax, checked(images["cartoon"], "cartoon")[0], REAL - 0.475, 1.725, 0.95)
     label(ax, REAL, 2.865, "Cartoon", 9.5, weight="bold")
     if networks["second_head"]:
-        _funnel(ax, JUDGES, 5.2, "texture", -0.15, 3)
-        for x in (6.75, 8.75):
-            box(ax, x, 5.14, "φ", COLORS["content"], 0.5)
-        label(ax, JUDGES, 5.42, "second head, on frozen features", 8.5, color=MUTED)
-        arrows += SECOND_HEAD
+        arrows += _second_head(ax)
     heights = np.array([1.1, 0.8, 0.5, 0.5, 0.8, 1.1])
     ax.bar(2.025 + 0.15 * np.arange(6), heights, 0.1, 2.55 - heights / 2, color=COLORS["generator"])
     heights = np.array([0.95, 0.78, 0.62, 0.48, 0.36])
@@ -141,6 +127,18 @@ def _judged(ax: plt.Axes, name: str, real: np.ndarray) -> list[tuple]:
     _funnel(ax, JUDGES, y - 0.065, name)
     sides = (name, (6.525, y), (JUDGES - 0.62, y)), (name, (REAL - 0.475, y), (JUDGES + 0.62, y))
     return [*sides, (name, (JUDGES, y + 0.46), (JUDGES, y + 0.63))]
+
+
+def _second_head(ax: plt.Axes) -> list[tuple]:
+    """Of the texture discriminator, below it: frozen features of both pictures enter it; returns the arrows."""
+    _funnel(ax, JUDGES, 5.2, "texture", -0.15, 3)
+    label(ax, JUDGES, 5.42, "second head, on frozen features", 8.5, color=MUTED)
+    arrows = [("texture", (JUDGES, 4.83), (JUDGES, 4.65))]
+    for x, way in ((6.05, 1), (REAL, -1)):
+        box(ax, JUDGES - way, 5.14, "φ", COLORS["content"], 0.5)
+        arrows.append(("texture", (x, 4.125), (x, 5.14), (JUDGES - 1.27 * way, 5.14)))
+        arrows.append(("texture", (JUDGES - 0.73 * way, 5.14), (JUDGES - 0.58 * way, 5.14)))
+    return arrows
 
 
 def convolution_label(*layers: nn.Conv2d) -> str:
