@@ -47,7 +47,7 @@ LOSS_BOXES = {
 
 
 def pipeline_counts(generator: nn.Module, profile: Profile, perceptual: nn.Module) -> dict[str, int | str]:
-    """For the pipeline figure: parameters of what is trained, name of what is frozen, channels for a second head or 0."""
+    """For the pipeline figure: parameters of what is trained, name of what is frozen, channels for a second head."""
     seen = perceptual.early_channels if profile.texture_features else 0
     critics = {"d_surface": PatchDiscriminator(3), "d_texture": PatchDiscriminator(1, features=seen)}
     counts = {name: count_parameters(critic) for name, critic in critics.items()} | {"second_head": seen}

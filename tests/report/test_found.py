@@ -1,4 +1,4 @@
-"""The sentences that close the notebooks: they follow their numbers, say the other thing when these turn, or nothing."""
+"""The sentences that close the notebooks follow their numbers: they say the other thing when these turn, or nothing."""
 
 import copy
 import json
