@@ -113,6 +113,17 @@ def test_cells_are_short_and_hold_no_function_class_or_training_loop(code):
         assert ".backward(" not in cell.source and "optimizer" not in cell.source
 
 
+def test_it_has_a_cell_to_change_and_ends_with_what_was_found(notebook):
+    """Findings are made by a template out of the notebook's numbers; after them stands only what nbval checks."""
+    titles = [cell.source.splitlines()[0] for cell in notebook.cells]
+    change, found = titles.index("## Change this and see"), titles.index("## What was found")
+    assert notebook.cells[change + 1].cell_type == "code" and "?" in notebook.cells[change].source
+    closing = [cell for cell in notebook.cells[found:] if cell.cell_type == "code"]
+    assert any('shown("found_' in cell.source for cell in closing)
+    after = [title for title in titles[found + 1 :] if title.startswith("## ")]
+    assert found > change and after in ([], ["## Exercises"])
+
+
 def test_no_path_of_a_machine_is_in_it(notebook):
     text = nbformat.writes(notebook)
     assert not any(word in text for word in ("sys.path", "/home/", "/tmp/", "/root/"))

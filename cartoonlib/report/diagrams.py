@@ -15,7 +15,8 @@ from ..profile import Profile
 from .paper import COLORS, INK, MUTED, RULE, WIDTH, arrow, box, canvas, checked, label, picture, styled
 
 # Of the pipeline, in inches: heights of the three branches, and (color, corners ...) of the arrows that stand alone.
-BRANCHES = {"surface": 0.95, "texture": 2.55, "structure": 4.1}
+BRANCHES = {"surface": 0.95, "texture": 3.65, "structure": 6.1}
+JUDGES, REAL = 7.75, 9.2  # where the discriminators stand, and what they see of real cartoons
 ARROWS = [
     ("generator", (1.225, 2.55), (1.94, 2.55)),
     ("generator", (2.84, 2.55), (3.56, 2.55)),
@@ -26,25 +27,30 @@ ARROWS = [
     ("content", (1.225, 4.4), (1.5, 4.4), (1.5, 4.72), (1.78, 4.72)),
     ("content", (4.43, 3.025), (4.43, 4.72), (3.02, 4.72)),
     ("content", (2.4, 5.18), (2.4, 5.45)),
-    ("total_variation", (0.75, 5.12), (0.75, 6.2), (9.2, 6.2), (9.2, 5.86)),
-    ("surface", (4.525, 2.27), (5.15, 2.27), (5.15, 0.95), (5.56, 0.95)),
-    ("texture", (4.525, 2.55), (5.56, 2.55)),
-    ("structure", (4.525, 2.7), (5.2, 2.7), (5.2, 4.1), (5.56, 4.1)),
+    ("total_variation", (0.75, 5.12), (0.75, 6.6), (1.78, 6.6)),
+    ("total_variation", (4.525, 2.97), (4.78, 2.97), (4.78, 6.6), (3.02, 6.6)),
+    ("surface", (4.525, 2.27), (5.2, 2.27), (5.2, 0.95), (5.56, 0.95)),
+    ("texture", (4.525, 2.55), (5.2, 2.55), (5.2, 3.65), (5.56, 3.65)),
+    ("structure", (4.525, 2.7), (5.06, 2.7), (5.06, 6.1), (5.56, 6.1)),
     # The structure loss compares the output with its own superpixel version: both enter the network.
-    ("structure", (4.525, 2.84), (5.02, 2.84), (5.02, 4.93), (6.83, 4.93), (6.83, 4.3), (7.35, 4.3)),
-    ("total_variation", (4.525, 2.97), (4.84, 2.97), (4.84, 5.65), (8.58, 5.65)),
+    ("structure", (4.525, 2.84), (4.92, 2.84), (4.92, 6.76), (6.83, 6.76), (6.83, 6.3), (7.35, 6.3)),
+    ("structure", (6.525, 6.1), (7.35, 6.1)),
+    ("structure", (8.15, 6.1), (8.58, 6.1)),
+    # A real cartoon goes through the same filter and the same random grey.
+    ("surface", (REAL, 1.725), (REAL, 1.45)),
+    ("texture", (REAL, 2.97), (REAL, 3.15)),
 ]
 LOSS_BOXES = {
-    "landmark": (2.4, 0.95), "anchor": (2.4, 3.95), "content": (2.4, 5.65), "total_variation": (9.2, 5.65),
-    **{name: (9.2, y) for name, y in BRANCHES.items()},
+    "landmark": (2.4, 0.95), "anchor": (2.4, 3.95), "content": (2.4, 5.65), "total_variation": (2.4, 6.6),
+    "surface": (JUDGES, 1.78), "texture": (JUDGES, 4.45), "structure": (9.2, 6.1),
 }  # fmt: skip
 
 
 def pipeline_counts(generator: nn.Module, profile: Profile, perceptual: nn.Module) -> dict[str, int | str]:
-    """What the pipeline figure says of networks: parameters of the trained ones, name of the perceptual one."""
-    features = perceptual.early_channels if profile.texture_features else 0
-    critics = {"d_surface": PatchDiscriminator(3), "d_texture": PatchDiscriminator(1, features=features)}
-    counts = {name: count_parameters(critic) for name, critic in critics.items()}
+    """For the pipeline figure: parameters of what is trained, name of what is frozen, channels for a second head."""
+    seen = perceptual.early_channels if profile.texture_features else 0
+    critics = {"d_surface": PatchDiscriminator(3), "d_texture": PatchDiscriminator(1, features=seen)}
+    counts = {name: count_parameters(critic) for name, critic in critics.items()} | {"second_head": seen}
     return {"generator": sum(p.numel() for p in generator.parameters()), **counts, "perceptual": perceptual.name}
 
 
@@ -52,31 +58,41 @@ def pipeline_counts(generator: nn.Module, profile: Profile, perceptual: nn.Modul
 def pipeline(images: dict[str, np.ndarray], networks: dict[str, int | str]) -> plt.Figure:
     """How a photo becomes a cartoon, and what every loss compares.
 
-    images: photo, target (see starts.target), output, surface, texture, structure, and the landmarks photo_points and
+    images: photo, target (see starts.target), output, cartoon (a real one, as it is judged), surface and texture of
+    both as surface, texture, real_surface and real_texture, structure, and the landmarks photo_points and
     output_points; the first of each is shown.  networks: see pipeline_counts.
     """
-    need = "photo target output photo_points output_points generator d_surface d_texture perceptual".split()
+    need = "photo target output cartoon real_surface real_texture photo_points output_points".split()
+    need += "generator d_surface d_texture second_head perceptual".split()
     if missing := {*BRANCHES, *need} - {*images, *networks}:
         raise InputError(f"The pipeline figure lacks {', '.join(sorted(missing))}: add it to its dicts.")
-    figure, ax = canvas(WIDTH, 6.4)
-    frozen = f"{networks['perceptual']}\n(frozen)"
-    arrows = list(ARROWS)
+    figure, ax = canvas(WIDTH, 7.1)
+    frozen, arrows = f"{networks['perceptual']}\n(frozen)", list(ARROWS)
     for name, x, way in (("photo", 0.75, 1), ("output", 4.05, -1)):
         arrows += _face(ax, name, images, x, way)
     for name, y in BRANCHES.items():
-        judge = f"{name.capitalize()} discriminator\n{networks.get(f'd_{name}', 0):,} parameters"
-        arrows += _branch(ax, name, images[name], y, frozen if name == "structure" else judge)
-    heights, widths = np.array([1.1, 0.8, 0.5, 0.5, 0.8, 1.1]), np.array([1.1, 0.85, 0.65, 0.5])
+        picture(ax, checked(images[name], name)[0], 5.575, y - 0.475, 0.95)
+        label(ax, 6.05, y - 0.625, name.capitalize())
+    for name, y in (("surface", 2.2), ("texture", 3.19)):
+        label(ax, JUDGES, y, f"{name.capitalize()} discriminator\n{networks[f'd_{name}']:,} parameters", va="center")
+        arrows += _judged(ax, name, checked(images[f"real_{name}"], f"real_{name}")[0])
+    picture(ax, checked(images["cartoon"], "cartoon")[0], REAL - 0.475, 1.725, 0.95)
+    label(ax, REAL, 2.865, "Cartoon", 9.5, weight="bold")
+    if networks["second_head"]:
+        arrows += _second_head(ax)
+    heights = np.array([1.1, 0.8, 0.5, 0.5, 0.8, 1.1])
     ax.bar(2.025 + 0.15 * np.arange(6), heights, 0.1, 2.55 - heights / 2, color=COLORS["generator"])
-    ax.barh(4.655 + 0.15 * np.arange(4), widths, 0.1, 2.4 - widths / 2, color=COLORS["content"])
+    heights = np.array([0.95, 0.78, 0.62, 0.48, 0.36])
+    ax.bar(7.45 + 0.15 * np.arange(5), heights, 0.1, 6.1 - heights / 2, color=COLORS["structure"])
+    _funnel(ax, 2.4, 4.655, "content")
     label(ax, 2.4, 3.37, f"Generator\n{networks['generator']:,} parameters", va="center")
     label(ax, 3.5, 5.02, frozen, va="center")
+    label(ax, 7.75, 6.76, frozen, va="center")
     picture(ax, checked(images["target"], "target")[0], 0.275, 3.645, 0.95)
     label(ax, 0.75, 4.77, "Target", 9.5, weight="bold")
     label(ax, 0.75, 4.97, "flat regions, drawn", 8.5, color=MUTED)
     label(ax, 2.4, 4.28, "colours and lines", 8.5, color=MUTED)
-    label(ax, 5.2, 6.08, "its edges and darkness price them", 8.5, color=MUTED)
-    label(ax, 6.7, 5.51, "differences of neighbouring pixels", 8.5, color=MUTED)
+    label(ax, 2.4, 6.93, "neighbouring pixels, priced by the target", 8.5, color=MUTED)
     for color, *corners in arrows:
         arrow(ax, *corners, color=COLORS[color])
     for name, (x, y) in LOSS_BOXES.items():
@@ -98,14 +114,31 @@ def _face(ax: plt.Axes, name: str, images: dict[str, np.ndarray], x: float, way:
     ]
 
 
-def _branch(ax: plt.Axes, name: str, images: np.ndarray, y: float, network: str) -> list[tuple]:
-    """One representation of the output at height y and the network that looks at it; returns the arrows between."""
-    picture(ax, checked(images, name)[0], 5.575, y - 0.475, 0.95)
-    label(ax, 6.05, y + 0.645, name.capitalize())
-    heights = np.array([0.95, 0.78, 0.62, 0.48, 0.36])
-    ax.bar(7.45 + 0.15 * np.arange(5), heights, 0.1, y - heights / 2, color=COLORS[name])
-    label(ax, 7.75, y + 0.735, network, va="center")
-    return [(name, (6.525, y), (7.35, y)), (name, (8.15, y), (8.58, y))]
+def _funnel(ax: plt.Axes, x: float, y: float, color: str, pitch: float = 0.15, layers: int = 4) -> None:
+    """A network that takes pictures from both sides: bars that become narrower, from y on downwards or upwards."""
+    widths = np.array([1.1, 0.85, 0.65, 0.5])[:layers]
+    ax.barh(y + pitch * np.arange(layers), widths, 0.1, x - widths / 2, color=COLORS[color])
+
+
+def _judged(ax: plt.Axes, name: str, real: np.ndarray) -> list[tuple]:
+    """A discriminator between the output's representation and a real cartoon's; returns the arrows to it and on."""
+    y = BRANCHES[name]
+    picture(ax, real, REAL - 0.475, y - 0.475, 0.95)
+    _funnel(ax, JUDGES, y - 0.065, name)
+    sides = (name, (6.525, y), (JUDGES - 0.62, y)), (name, (REAL - 0.475, y), (JUDGES + 0.62, y))
+    return [*sides, (name, (JUDGES, y + 0.46), (JUDGES, y + 0.63))]
+
+
+def _second_head(ax: plt.Axes) -> list[tuple]:
+    """Of the texture discriminator, below it: frozen features of both pictures enter it; returns the arrows."""
+    _funnel(ax, JUDGES, 5.2, "texture", -0.15, 3)
+    label(ax, JUDGES, 5.42, "second head, on frozen features", 8.5, color=MUTED)
+    arrows = [("texture", (JUDGES, 4.83), (JUDGES, 4.65))]
+    for x, way in ((6.05, 1), (REAL, -1)):
+        box(ax, JUDGES - way, 5.14, "φ", COLORS["content"], 0.5)
+        arrows.append(("texture", (x, 4.125), (x, 5.14), (JUDGES - 1.27 * way, 5.14)))
+        arrows.append(("texture", (JUDGES - 0.73 * way, 5.14), (JUDGES - 0.58 * way, 5.14)))
+    return arrows
 
 
 def convolution_label(*layers: nn.Conv2d) -> str:
@@ -162,13 +195,13 @@ def _architecture(ax: plt.Axes, network: nn.Module, stages: dict, color: str, de
     return bars
 
 
-def _chain(ax: plt.Axes, y: float, title: str, boxes: list[str], plus: int = 0) -> None:
+def _chain(ax: plt.Axes, y: float, title: str, boxes: list[str], plus: int = 0, color: str = "generator") -> None:
     """Boxes joined by arrows, under a title on the left; a plus sign after `plus` of them, none for 0."""
     label(ax, 0.2, y, title, ha="left", weight="bold")
     for i, text in enumerate(boxes):
         x = 2.1 + 1.68 * i
         arrow(ax, (x - 1.03, y), (x - 0.67, y))
-        box(ax, x, y, text, COLORS["generator"] if text.startswith("k") else INK, 1.3, 8.5, 0.14)
+        box(ax, x, y, text, COLORS[color] if text.startswith("k") else INK, 1.3, 8.5, 0.14)
     arrow(ax, (x + 0.65, y), (x + (1.2 if plus == len(boxes) else 1.02), y))
     if plus:
         ax.plot(1.21 + 1.68 * plus, y, marker="$⊕$", ms=13, mew=0, color=MUTED)
@@ -211,7 +244,7 @@ def generator_architecture(generator: Generator) -> plt.Figure:
 @styled
 def discriminator_architecture(d: PatchDiscriminator) -> plt.Figure:
     """A discriminator, with every label and count read off the module; a stage starts where the stride is above 1."""
-    layers, field, jump = _convolutions(d), 1, 1  # field: px that one score sees, jump: px between scores
+    layers, field, jump = _convolutions(d.layers), 1, 1  # field: px that one score sees, jump: px between scores
     inputs = layers[0].in_channels
     stages: dict = {"image": f"{inputs} {'channels' if inputs > 1 else 'channel'}"}
     for layer in layers:
@@ -222,7 +255,7 @@ def discriminator_architecture(d: PatchDiscriminator) -> plt.Figure:
             stages[f"stage {len(stages)}"] = []
         stages[list(stages)[-1]].append(layer)
     stages |= {"sigmoid": "" for module in d.modules() if isinstance(module, nn.Sigmoid)}
-    figure, ax = canvas(WIDTH, 4.45)
+    figure, ax = canvas(WIDTH, 5.3 if d.feature_layers else 4.45)
     _architecture(ax, d, stages, COLORS["texture" if inputs == 1 else "surface"])
     slope = next(module.negative_slope for module in d.modules() if isinstance(module, nn.LeakyReLU))
     normed = all(hasattr(layer, "parametrizations") for layer in layers)
@@ -230,4 +263,10 @@ def discriminator_architecture(d: PatchDiscriminator) -> plt.Figure:
     facts = f"{len(layers)} {kind} with LeakyReLU {slope:g} between them."
     facts += f" A score judges {field} × {field} px; there is one for every {jump} × {jump} px."
     label(ax, 0.2, 4.15, facts, ha="left", color=MUTED)
+    if d.feature_layers:
+        head = _convolutions(d.feature_layers)
+        boxes = [text for layer in head for text in (convolution_label(layer), f"LeakyReLU {slope:g}")][:-1]
+        _chain(ax, 4.65, "features", boxes, color="texture")
+        seen = f"A second head judges {head[0].in_channels} features of the image by a frozen network, at H/4 × W/4."
+        label(ax, 0.2, 5.05, seen, ha="left", color=MUTED)
     return figure

@@ -14,8 +14,10 @@ from torch import Tensor
 from .. import representations as views
 from ..files import InputError
 from ..images import to_uint8
+from ..media.faces import align, detect_faces
 from ..profile import Profile
-from .paper import COLORS, MUTED, RULE, WIDTH, arrow, box, canvas, checked, label, picture, styled
+from .indices import FACE, lab
+from .paper import COLORS, INK, MUTED, RULE, WIDTH, arrow, canvas, checked, label, panel_grid, picture, styled
 
 
 def represented(images: Tensor, profile: Profile) -> dict[str, np.ndarray]:
@@ -29,24 +31,6 @@ def represented(images: Tensor, profile: Profile) -> dict[str, np.ndarray]:
         "texture": to_uint8(views.texture(images, weights)),
         "surface": to_uint8(views.surface(images, eps=p.surface_eps)),
     }
-
-
-@styled
-def representations(photos, structure, texture, surface, points) -> plt.Figure:
-    """Two photos, their landmarks `points`, and what the losses see of them: two images or more each."""
-    operations = ("superpixels, one colour each", "random colour shift", "guided filter", "landmark detection")
-    after = {"structure": structure, "texture": texture, "surface": surface, "landmark": photos}
-    figure, ax = canvas(WIDTH, 3.9)
-    for i, ((name, images), operation) in enumerate(zip(after.items(), operations)):
-        center, color = 1.28 + 2.48 * i, COLORS[name]
-        for j, x in enumerate((center - 1.14, center + 0.04)):
-            picture(ax, checked(photos, "photos", 2)[j], x, 0.5, 1.1)
-            picture(ax, checked(images, name, 2)[j], x, 2.65, 1.1, points[j] if name == "landmark" else None)
-        label(ax, center, 0.28, "Landmarks" if name == "landmark" else name.capitalize(), 11, weight="bold")
-        arrow(ax, (center, 1.65), (center, 1.93), color=color)
-        box(ax, center, 2.12, operation, color, 2.28)
-        arrow(ax, (center, 2.32), (center, 2.6), color=color)
-    return figure
 
 
 def _grid(columns: dict[str, np.ndarray], notes: dict[str, str], rule: bool = False) -> plt.Figure:
@@ -81,14 +65,15 @@ def comparison(photos: np.ndarray, columns: dict, column_notes: dict[str, str] |
 
 
 @styled
-def gallery(rows: dict[str, np.ndarray]) -> plt.Figure:
-    """The same faces side by side: a row for each entry (title -> images), its title before it."""
+def gallery(rows: dict[str, np.ndarray], points: dict[str, np.ndarray] | None = None) -> plt.Figure:
+    """The same faces side by side: a row for each entry (title -> images), its title before it, points on its faces."""
     left, pitch = 1.05, (WIDTH - 1.05) / max(map(len, rows.values()))
     figure, ax = canvas(WIDTH, pitch * len(rows) + 0.05)
     for j, (title, images) in enumerate(rows.items()):
         label(ax, left - 0.1, (j + 0.5) * pitch, textwrap.fill(title, 12), ha="right", va="center", weight="bold")
-        for i, image in enumerate(checked(images, title)):
-            picture(ax, image, left + i * pitch, 0.03 + j * pitch, pitch - 0.05)
+        found = (points or {}).get(title, [None] * len(images))
+        for i, (image, at) in enumerate(zip(checked(images, title), found)):
+            picture(ax, image, left + i * pitch, 0.03 + j * pitch, pitch - 0.05, at)
     return figure
 
 
@@ -101,7 +86,56 @@ def training_strip(samples: dict[int, np.ndarray]) -> plt.Figure:
 
 
 @styled
-def contact_sheet(images: np.ndarray, columns: int = 8) -> plt.Figure:
-    """All images, row by row, in so many columns."""
-    images, across = checked(images, "images"), min(columns, len(images))
-    return _grid({" " * i: images[i::across] for i in range(across)}, {})
+def alignment(photos: list[np.ndarray], side: int = 256) -> plt.Figure:
+    """Square photos, uint8 (S, S, 3), with MTCNN's points and the square that is cut; below each, that square upright.
+
+    InputError when no face is found in one of them.
+    """
+    pitch = min(3.3, WIDTH / len(photos))
+    width = pitch - 0.7
+    figure, ax = canvas(pitch * len(photos), 2 * width + 1.15)
+    for i, photo in enumerate(photos):
+        if not (faces := detect_faces(photo)):
+            raise InputError(f"MTCNN finds no face in photo {i + 1}: turn it less, or give another.")
+        found = faces[0].points
+        aligned, points = align(photo, found, side)
+        # The similarity from the square back to the photo, which five pairs of points determine.
+        back = np.linalg.lstsq(np.column_stack([points, np.ones(5)]), found, rcond=None)[0]
+        corners = np.array([[0, 0, 1], [1, 0, 1], [1, 1, 1], [0, 1, 1], [0, 0, 1]]) @ back
+        x, y, color = (i + 0.5) * pitch - width / 2, 0.35, COLORS["generator"]
+        picture(ax, photo, x, y, width, found / len(photo))
+        ax.plot(*(corners / len(photo) * width + (x, y)).T, color=color, zorder=4)
+        arrow(ax, (x + width / 2, y + width + 0.08), (x + width / 2, y + width + 0.5), color=color)
+        picture(ax, aligned, x, y + width + 0.6, width, points)
+    return figure
+
+
+def tones(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The colour of each face, the median over its middle, and its lightness, from dark to light.
+
+    uint8 (N, S, S, 3) -> uint8 (N, 3), and CIELAB's L, from 0 to 100, (N,).
+    """
+    top, bottom, left, right = (round(edge * images.shape[1] / 128) for edge in FACE)
+    colours = np.median(images[:, top:bottom, left:right], axis=(1, 2)).astype(np.uint8)
+    light = lab(colours[:, None, None]).numpy()[:, 0, 0, 0]
+    order = light.argsort(kind="stable")
+    return colours[order], light[order]
+
+
+@styled
+def tone_histogram(sets: dict[str, tuple[np.ndarray, np.ndarray]], step: float = 2.5) -> plt.Figure:
+    """Faces as bricks in their own colours (title -> tones), piled up where their lightness is; the line: the median.
+
+    A panel a set, each with a height of its own; of many faces some 60 stand for all.
+    """
+    figure, panels = panel_grid(WIDTH * 0.8, 1.15 * len(sets) + 0.4, len(sets), 1, sharex=True)
+    for ax, (title, (colours, light)) in zip(panels, sets.items()):
+        some = slice(None, None, max(1, len(light) // 60))
+        place = light[some] // step
+        below = [(place[:i] == here).sum() for i, here in enumerate(place)]
+        ax.bar((place + 0.5) * step, 1, 0.94 * step, below, color=colours[some] / 255, ec="white", lw=0.4)
+        ax.axvline(np.median(light), color=INK, lw=1, ls="--")
+        ax.set(title=f"{title}, n = {len(light)}", xlim=(0, 100), yticks=[])
+        ax.spines["left"].set_visible(False)
+    ax.set_xlabel("lightness L of the middle of the face")
+    return figure

@@ -24,9 +24,6 @@ from .detector import DETECTOR, PERSONS, FaceApiPersons
 
 DRAWS = 500
 BATCH = 32
-# KID x 1000 below which a style may be a set of photos. Sets of photographed faces, 40 to 200 images each, lay 180 to
-# 2,400 from one another, drawn styles 820 to 7,100 from the photos: no bound tells all of them apart.
-LIKE_PHOTOS = 1000
 SKIN = ("skin_dark", "skin_middle", "skin_light")  # change of the face's L, by thirds of the photos
 STRANGERS = 1  # percent of the pairs of photos that lie nearer together than a picture may lie to its own photo
 
@@ -160,18 +157,11 @@ def milliseconds(generator: nn.Module, photos: np.ndarray, device: torch.device 
     return mean_estimate(times)
 
 
-def from_photos(cartoons: ImageSet, faces: ImageSet, embed: Callable[[Tensor], Tensor]) -> str:
-    """A line on how far a style lies from the photos, before any training, and whether it may be photos itself.
-
-    embed: as for the Evaluator; it looks at 200 images of each set at most.
-    """
-    vectors = []
-    for images in (cartoons.images, faces.images):
-        chosen = np.linspace(0, len(images) - 1, min(200, len(images))).astype(int)
-        vectors.append(_map(embed, images[chosen], "cpu").double().numpy())
-    found = kid(*vectors)
-    question = ": AS NEAR AS OTHER PHOTOS ARE. Are these cartoons?" if found.value < LIKE_PHOTOS else ""
-    return f"{cartoons.name}: {found.value:.0f} [{found.low:.0f}, {found.high:.0f}]{question}"
+def from_photos(cartoons: ImageSet, faces: ImageSet, embed: Callable[[Tensor], Tensor]) -> Estimate:
+    """KID x 1000 of a style from the photos, by 200 images of each set at most; embed: as for the Evaluator."""
+    sets = cartoons.images, faces.images
+    some = (images[np.linspace(0, len(images) - 1, min(200, len(images))).astype(int)] for images in sets)
+    return kid(*(_map(embed, images, "cpu").double().numpy() for images in some))
 
 
 def faults(outputs: Tensor, photos: Tensor) -> dict[str, Estimate]:

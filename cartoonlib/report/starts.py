@@ -5,12 +5,17 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
+from ..dataset.sets import Sets
 from ..dataset.structures import structure
 from ..images import to_tensor, to_uint8
 from ..looks import drawn
 from ..media.faces import CANONICAL
+from ..networks import Generator
 from ..profile import Look, Profile
+from ..runs import training
 from ..runs.store import Run
+from ..step import TrainStep
+from . import metrics
 
 
 def structures(photos: np.ndarray, look: Look) -> np.ndarray:
@@ -53,3 +58,23 @@ def numbers(runs: dict[str, Run]) -> dict[str, dict]:
         }
         for style, rows in logs(runs).items()
     }  # fmt: skip
+
+
+def adversarial(
+    profile: Profile, sets: Sets, style: str, generator: Generator, steps: int, photos: np.ndarray
+) -> tuple[dict[int, np.ndarray], list[float]]:
+    """Train a copy of a generator against the discriminators from where it is, without a structure start or an anchor.
+
+    Outside of a run, whose guards would stop a picture that stays flat. Returns what it makes of photos, uint8, at five
+    steps (step -> pictures), and the content loss at every step: how far from the photos its outputs are.
+    """
+    p = profile.of(style).replace(start_steps=0, weights={"anchor": 0.0})
+    accelerator = training.make_accelerator(p)
+    update = TrainStep(p, accelerator, generator.state_dict())
+    batches = training.TrainBatches(p, sets.faces, sets.cartoons[style], accelerator)
+    strip, content = {}, []
+    for step in range(steps + 1):
+        if step % max(1, steps // 4) == 0:
+            strip[step] = metrics.generate(update.generator, photos, accelerator.device)
+        content.append(float(update(*batches(step))["content"]))
+    return strip, content

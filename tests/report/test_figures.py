@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from conftest import TINY
+from PIL import Image
 from torch import nn
 
 from cartoonlib.files import InputError
@@ -35,26 +36,28 @@ def _texts(figure) -> str:
     return "\n".join(text.get_text() for text in figure.findobj(plt.Text))
 
 
-def _pipeline(faces):
-    images = dict.fromkeys(("photo", "target", "output", "surface", "structure"), faces)
-    images |= {"texture": faces[..., :1], "photo_points": POINTS, "output_points": POINTS}
+def _pipeline(faces, second_head=24):
+    images = dict.fromkeys(("photo", "target", "output", "surface", "structure", "cartoon", "real_surface"), faces)
+    images |= dict.fromkeys(("texture", "real_texture"), faces[..., :1])
+    images |= {"photo_points": POINTS, "output_points": POINTS}
     networks = {"generator": 1_234_567, "d_surface": 2222, "d_texture": 3333, "perceptual": "VGG19"}
-    return diagrams.pipeline(images, networks)
+    return diagrams.pipeline(images, networks | {"second_head": second_head})
 
 
 DRAWINGS = {
-    "representations": lambda faces: figures.representations(faces, faces, faces[..., :1], faces, POINTS),
     "pipeline": _pipeline,
     "generator": lambda faces: diagrams.generator_architecture(Generator()),
     "original generator": lambda faces: diagrams.generator_architecture(Generator(0.01, True, False, 0.1)),
     "discriminator": lambda faces: diagrams.discriminator_architecture(PatchDiscriminator(1, sigmoid=True)),
+    "second head": lambda faces: diagrams.discriminator_architecture(PatchDiscriminator(1, features=24)),
     "comparison": lambda faces: figures.comparison(faces[:2], {"full method": faces[:2]}, {"full method": "content 1"}),
     "training_strip": lambda faces: figures.training_strip({1000: faces[:2], 0: faces[:2]}),
     "loss_curves": lambda faces: plots.loss_curves({"a": LOG, "b": LOG[:5]}, ["content", "d_surface"]),
     "metric_bars": lambda faces: plots.metric_bars(_rows(), "kid_cartoon", {"full": {"full method": 0}}),
     "tradeoff": lambda faces: plots.tradeoff(_rows()),
     "gallery": lambda faces: figures.gallery({"photo": faces[:5], "a longer title": faces[5:10]}),
-    "contact_sheet": lambda faces: figures.contact_sheet(faces, 6),
+    "points": lambda faces: figures.gallery({"photo": faces[:5], "grey": faces[:5, ..., :1]}, {"grey": POINTS}),
+    "tones": lambda faces: figures.tone_histogram({"photos": figures.tones(faces), "one": figures.tones(faces[:1])}),
 }
 
 
@@ -74,6 +77,66 @@ def test_pipeline_names_every_loss_and_count(faces):
     for word in ("landmark", "anchor", "content", "tv", "surface", "texture", "structure"):
         assert rf"\mathrm{{{word}}}" in texts
     assert "1,234,567" in texts and "2,222" in texts and "3,333" in texts and "VGG19" in texts
+
+
+def test_the_pipeline_shows_a_real_cartoon_to_both_discriminators(faces):
+    """Eleven pictures: with one more than one white face in them, the places of the white ones say who is who."""
+    white = np.full_like(faces[:1], 255)
+    names = ("photo", "target", "output", "surface", "structure", "texture")
+    images = dict.fromkeys(names, faces) | dict.fromkeys(("cartoon", "real_surface", "real_texture"), white)
+    images |= {"photo_points": POINTS, "output_points": POINTS}
+    counts = dict.fromkeys(("generator", "d_surface", "d_texture", "second_head"), 1) | {"perceptual": "VGG19"}
+    shown = diagrams.pipeline(images, counts).axes[0].images
+    real = [picture.get_extent() for picture in shown if np.asarray(picture.get_array()).min() == 255]
+    assert len(shown) == 11 and len(real) == 3
+    assert len({(left, right) for left, right, _, _ in real}) == 1  # in one column
+    heights = {
+        name: sum(ends) / 2 for name, ends in zip(("surface", "texture", "cartoon"), sorted(e[2:] for e in real))
+    }
+    assert sorted(heights.values()) == pytest.approx([0.95, 2.2, 3.65])  # beside its counterparts, and between them
+
+
+def test_a_second_head_is_drawn_where_there_is_one(faces):
+    assert "second head" in _texts(_pipeline(faces)) and "second head" not in _texts(_pipeline(faces, 0))
+    texts = _texts(diagrams.discriminator_architecture(PatchDiscriminator(1, slope=0.3, features=24)))
+    assert "judges 24 features" in texts and texts.count("k1n128s1") == 1 and texts.count("LeakyReLU 0.3") == 3
+    assert "7 spectrally normalised" in texts  # of the first head
+    assert "second head" not in _texts(diagrams.discriminator_architecture(PatchDiscriminator(1)))
+
+
+def test_alignment_shows_the_square_that_is_cut_and_what_becomes_of_it(face_photos):
+    """A face that is turned has a square that is turned as far, and the same aligned face."""
+    photo = np.pad(face_photos[0], ((64, 64), (64, 64), (0, 0)), mode="edge")
+    turned = np.asarray(Image.fromarray(photo).rotate(20, Image.Resampling.BICUBIC))
+    ax = figures.alignment([photo, turned]).axes[0]
+    squares = [line.get_xydata() for line in ax.lines if len(line.get_xydata()) == 5 and line.get_marker() == "None"]
+    angles = [np.degrees(np.arctan2(*(square[1] - square[0])[::-1])) for square in squares]
+    assert angles[0] - angles[1] == pytest.approx(20, abs=3)  # y points down
+    for square in squares:
+        sides = np.linalg.norm(np.diff(square, axis=0), axis=1)
+        assert sides == pytest.approx([sides[0]] * 4) and np.allclose(square[0], square[4])
+    _, upright, _, again = (np.asarray(picture.get_array()).astype(int) for picture in ax.images)
+    assert abs(upright - again).mean() < 12
+
+
+def test_a_tone_is_the_median_of_the_middle_from_dark_to_light():
+    faces = np.full((3, 64, 64, 3), 20, np.uint8)
+    faces[0, 24:, 16:48], faces[1, 24:, 16:48], faces[2, 24:, 16:48] = (200, 150, 120), 128, (90, 60, 40)
+    faces[0, 30:34, 22:26] = 0  # an eye
+    colours, light = figures.tones(faces)
+    assert colours.tolist() == [[90, 60, 40], [128, 128, 128], [200, 150, 120]]
+    assert light[1] == pytest.approx(53.6, abs=0.1) and (np.diff(light) > 0).all()  # CIELAB's L of mid-grey
+
+
+def test_bricks_of_one_lightness_are_piled_up_in_their_own_colours():
+    colours = np.array([[10, 10, 10], [200, 150, 120], [201, 150, 120]], np.uint8)
+    figure = figures.tone_histogram(
+        {"photos": (colours, np.array([2.6, 66.0, 66.1])), "one": (colours[:1], np.array([2.6]))}
+    )
+    bricks = [(brick.get_x(), brick.get_y(), brick.get_facecolor()[:3]) for brick in figure.axes[0].patches]
+    assert [brick[1] for brick in bricks] == [0, 0, 1] and bricks[1][0] == bricks[2][0] > bricks[0][0]
+    assert np.allclose([brick[2] for brick in bricks], colours / 255)
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["photos, n = 3", "one, n = 1"]
 
 
 def test_what_the_losses_see_are_pictures_that_repeat(faces):
@@ -149,10 +212,14 @@ def test_table():
 @pytest.mark.parametrize(
     "draw, message",
     [
-        (lambda faces: figures.contact_sheet(faces / 255), "must be a uint8 array"),
+        (lambda faces: figures.gallery({"photo": faces / 255}), "must be a uint8 array"),
+        (lambda faces: figures.alignment([faces[0] * 0]), "finds no face in photo 1: turn it less"),
         (lambda faces: figures.comparison(faces, {"a": faces[:2]}), "different numbers of images"),
         (lambda faces: figures.training_strip({}), "no samples"),
-        (lambda faces: diagrams.pipeline({"photo": faces}, {}), "lacks d_surface, d_texture, generator, output"),
+        (
+            lambda faces: diagrams.pipeline({"photo": faces}, {}),
+            "lacks cartoon, d_surface, d_texture, generator, output",
+        ),
         (lambda faces: plots.loss_curves({"a": LOG}, ["other"]), "none of the losses other"),
         (lambda faces: plots.metric_bars(_rows(), "fid"), "choose one of kid_cartoon, landmark_error"),
         (lambda faces: plots.tradeoff([{"metric": "kid_cartoon"}]), "lack style"),

@@ -278,8 +278,7 @@ def test_whole_pictures_are_drawn_and_then_judged_by_their_faces(evaluator):
     assert changes[0] == 0 < changes[1] and {row["group"] for row in rows} == {"london"}
 
 
-def test_a_style_of_photos_is_questioned(face_set, cartoon_set, lite0):
+def test_a_style_of_photos_lies_near_to_the_photos(face_set, cartoon_set, lite0):
     photos = dataclasses.replace(face_set, name="my comics", images=face_set.images[:, 1:-1, 1:-1])
-    line = metrics.from_photos(photos, face_set, lite0.embed)
-    assert line.endswith("AS NEAR AS OTHER PHOTOS ARE. Are these cartoons?")
-    assert "?" not in metrics.from_photos(cartoon_set, face_set, lite0.embed)
+    near, far = (metrics.from_photos(images, face_set, lite0.embed) for images in (photos, cartoon_set))
+    assert near.value < 1000 < far.value  # what found_data asks about

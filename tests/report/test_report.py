@@ -80,7 +80,7 @@ def test_pictures_of_sets_that_are_not_shown_stay_out_of_the_notebook(
     monkeypatch.setattr(files, "RESULTS", tmp_path)
     displayed = []
     monkeypatch.setattr("IPython.display.display", displayed.append)
-    Report(TINY.replace(shown=shown)).figure("faces", figures.contact_sheet(face_photos), of_the_sets=True)
+    Report(TINY.replace(shown=shown)).figure("faces", figures.gallery({"faces": face_photos}), of_the_sets=True)
     assert (tmp_path / "tiny" / folder / "faces.png").is_file() and len(displayed) == (shown == "")
 
 
