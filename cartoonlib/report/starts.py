@@ -12,6 +12,7 @@ from ..looks import drawn
 from ..media.faces import CANONICAL
 from ..networks import Generator
 from ..profile import Look, Profile
+from ..representations import guided_filter
 from ..runs import training
 from ..runs.store import Run
 from ..step import TrainStep
@@ -41,6 +42,14 @@ def targets(photos: np.ndarray, profile: Profile, styles: Iterable[str]) -> dict
     """Columns of a comparison: the photos in flat regions, at the profile's own price, then each style's drawing."""
     flat_ones = structures(photos, profile.look)[..., :3]
     return {"flat regions": flat_ones, **{style: target(photos, profile.of(style)) for style in styles}}
+
+
+def filtered(photos: np.ndarray, profile: Profile) -> dict[str, np.ndarray]:
+    """Columns of a comparison: each photo's target, and what the guided filter of the output would leave of it."""
+    drawing, guide = target(photos, profile), to_tensor(photos)
+    after = [guided_filter(guide, to_tensor(drawing), radius, profile.output_eps) for radius in (1, 2)]
+    names = (f"output filter, radius {radius}" for radius in (1, 2))
+    return {"target": drawing, **dict(zip(names, map(to_uint8, after)))}
 
 
 def logs(runs: dict[str, Run]) -> dict[str, list[dict]]:
