@@ -70,7 +70,7 @@ class OnnxGenerator:
 
 
 def exported(network: nn.Module, example: Tensor, **names: list[str]):
-    """A network of pictures (B, C, H, W) as an onnx.ModelProto, of any B, H and W that it takes. names: torch.onnx's."""
+    """A network of pictures (B, C, H, W), any B, H and W, as an onnx.ModelProto. names: see torch.onnx.export."""
     axes = {0: "batch", 2: "height", 3: "width"}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

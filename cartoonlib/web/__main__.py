@@ -2,24 +2,23 @@
 
 import base64
 import gzip
-import io
 import json
 from pathlib import Path
 
 import jinja2
 import matplotlib.cbook
-import numpy as np
-import onnx
 import skimage.data
 import torch
 import yaml
 from facenet_pytorch import MTCNN
-from PIL import Image
+from onnx import ModelProto, helper, load_from_string, numpy_helper
 
 from ..dataset.folders import npm_package
 from ..files import ROOT, one_sentence, write_atomic
+from ..media.pictures import read_picture
 from ..photos.draw import cartoonize
 from ..photos.onnx import exported, to_onnx
+from ..photos.page import preview
 from ..photos.shipped import load, styles
 
 
@@ -32,19 +31,18 @@ def main(folder: Path = ROOT / "web") -> None:
     networks = {"propose": (faces.pnet, 40), "refine": (faces.rnet, 24), "output": (faces.onet, 48)}
     found = {name: exported(network, torch.zeros(3, 3, side, side)) for name, (network, side) in networks.items()}
     _pack(folder / "faces.js", {name: model.SerializeToString() for name, model in found.items()})
-    hopper = Image.open(matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))
-    names = {"portraits": {"collins": skimage.data.astronaut(), "hopper": np.asarray(hopper.convert("RGB"))}}
-    names |= {"runtime": runtime, "shown": {}, "filters": {}}
+    hopper = Path(matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))
+    portraits = {"collins": skimage.data.astronaut(), "hopper": read_picture(hopper)[0]}
+    names = {"runtime": runtime, "portraits": portraits, "shown": {}, "filters": {}}
     for style in styles():
         generator = load(style)
-        _pack(folder / f"{style}.js", {"network": _light(onnx.load_from_string(to_onnx(generator)))})
-        names["shown"][style] = cartoonize(generator, names["portraits"]["collins"])[20:200, 135:315]
+        _pack(folder / f"{style}.js", {"network": _light(load_from_string(to_onnx(generator)))})
+        names["shown"][style] = cartoonize(generator, portraits["collins"])[20:200, 135:315]
         names["filters"][style] = {"radius": generator.filter_radius, "eps": generator.filter_eps}
     environment = jinja2.Environment(loader=jinja2.PackageLoader(__package__), undefined=jinja2.StrictUndefined)
-    environment.filters["address"] = _address
+    environment.filters["png"] = lambda picture: base64.b64encode(preview(picture)).decode()
     write_atomic(folder / "index.html", environment.get_template("index.html.j2").render(names))
-    print(f"Open {folder / 'index.html'} in a browser, or python -m http.server -d {folder}.")
-    print("To publish the page, copy this folder to GitHub Pages, or to any other web server.")
+    print(f"Open {folder}/index.html, or python -m http.server -d {folder}; to publish it, copy it to GitHub Pages.")
 
 
 def _pack(path: Path, parts: dict[str, bytes]) -> None:
@@ -53,22 +51,14 @@ def _pack(path: Path, parts: dict[str, bytes]) -> None:
     write_atomic(path, f"received({json.dumps(path.stem)}, {json.dumps(packed)});\n")
 
 
-def _light(model: onnx.ModelProto) -> bytes:
+def _light(model: ModelProto) -> bytes:
     """A generator's model without its guided filter, and with weights in half precision, as they were shipped."""
     del model.graph.output[0]
     for tensor in [tensor for tensor in model.graph.initializer if len(tensor.dims) == 4]:
-        half = onnx.numpy_helper.to_array(tensor).astype(np.float16)
-        cast = onnx.helper.make_node("Cast", [f"{tensor.name}.half"], [tensor.name], to=onnx.TensorProto.FLOAT)
-        tensor.CopyFrom(onnx.numpy_helper.from_array(half, f"{tensor.name}.half"))
-        model.graph.node.insert(0, cast)
+        half = numpy_helper.from_array(numpy_helper.to_array(tensor).astype("float16"), f"{tensor.name}.half")
+        model.graph.node.insert(0, helper.make_node("Cast", [half.name], [tensor.name], to=tensor.data_type))
+        tensor.CopyFrom(half)
     return model.SerializeToString()
-
-
-def _address(picture: np.ndarray) -> str:
-    """A picture, uint8 (H, W, 3), as the address of a JPEG that it holds itself."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=90)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 if __name__ == "__main__":

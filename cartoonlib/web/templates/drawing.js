@@ -53,7 +53,7 @@ const BICUBIC = { // a = -0.5
 
 /** For each of `size` new pixels over [0, end) of `length` old ones: the first that it takes from, and the weights. */
 function taps(kernel, length, end, size) {
-  const scale = end / size, stretch = Math.max(1, scale), reach = kernel.reach * stretch;
+  const scale = Math.fround(end) / size, stretch = Math.max(1, scale), reach = kernel.reach * stretch;
   return Array.from({ length: size }, (_, index) => {
     const centre = (index + 0.5) * scale;
     const first = Math.max(0, Math.trunc(centre - reach + 0.5));
@@ -91,14 +91,25 @@ function reduce({ data, width, height }, across, down) {
   return { data: made, width: columns, height: rows };
 }
 
-/** Pillow's Image.resize with a reducing_gap, 8 bit between its two passes. */
+const ONE = 2 ** 22; // of the integers that Pillow calculates with where pictures have 8 bits
+
+/** `taps` whose weights are such integers. */
+function fixed(...given) {
+  return taps(...given).map(({ first, weights }) => (
+    { first, weights: weights.map(weight => Math.sign(weight) * Math.floor(Math.abs(weight) * ONE + 0.5)) }
+  ));
+}
+
+const eightBits = sum => Math.floor(sum / ONE + 0.5); // clipped by the array that takes it
+
+/** Pillow's Image.resize with a reducing_gap, 8 bit between its two passes: the same to the bit. */
 function shrink(picture, columns, rows, kernel, gap) {
   const across = Math.max(1, Math.trunc(picture.width / columns / gap));
   const down = Math.max(1, Math.trunc(picture.height / rows / gap));
   const { data, width, height } = across > 1 || down > 1 ? reduce(picture, across, down) : picture;
   if (columns === width && rows === height) return { data, width, height };
-  const middle = new Uint8ClampedArray(4 * columns * height); // which rounds, and clips
-  const horizontal = taps(kernel, width, picture.width / across, columns);
+  const middle = new Uint8ClampedArray(4 * columns * height);
+  const horizontal = fixed(kernel, width, picture.width / across, columns);
   for (let y = 0, to = 0; y < height; y++) {
     for (let x = 0; x < columns; x++, to += 4) {
       const { first, weights } = horizontal[x];
@@ -107,17 +118,17 @@ function shrink(picture, columns, rows, kernel, gap) {
         const weight = weights[i];
         r += weight * data[at], g += weight * data[at + 1], b += weight * data[at + 2], a += weight * data[at + 3];
       }
-      middle[to] = r, middle[to + 1] = g, middle[to + 2] = b, middle[to + 3] = a;
+      [r, g, b, a].forEach((sum, c) => (middle[to + c] = eightBits(sum)));
     }
   }
   const made = new Uint8ClampedArray(4 * columns * rows), line = new Float64Array(4 * columns);
-  taps(kernel, height, picture.height / down, rows).forEach(({ first, weights }, row) => {
+  fixed(kernel, height, picture.height / down, rows).forEach(({ first, weights }, row) => {
     line.fill(0);
     weights.forEach((weight, i) => {
       const at = 4 * (first + i) * columns;
       for (let x = 0; x < line.length; x++) line[x] += weight * middle[at + x];
     });
-    made.set(line, row * line.length);
+    made.set(line.map(eightBits), row * line.length);
   });
   return { data: made, width: columns, height: rows };
 }

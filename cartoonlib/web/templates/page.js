@@ -249,7 +249,7 @@ async function viewOfWish({ photo, lines }) {
   const { width, height } = photo;
   if (photo.face === undefined) {
     if (!packs.has("faces")) say("Fetching what finds faces …");
-    photo.face = Math.min(width, height) <= AS_IT_IS ? 0 : await crew.do("face", { photo }, ["faces"]);
+    photo.face = await crew.do("face", { photo }, ["faces"]);
   }
   photo.usual = usualScale(height, width, photo.face);
   photo.scale = Math.min(1, photo.usual * lines, Math.sqrt(LARGEST_VIEW / (width * height)));
@@ -358,10 +358,9 @@ function show(cartoon) {
   find("stage").dataset.drawn = "true";
   shown = cartoon;
   const by = crew.gpu ? "on the graphics card" : `by ${WORKERS === 1 ? "one worker" : `${WORKERS} workers`}`;
-  const face = photo.face ? `the largest face is ${photo.face.toFixed(0)} px wide` : "no face was looked for";
-  const looked = Math.min(width, height) > AS_IT_IS && !photo.face ? "no face was found" : face;
+  const face = photo.face ? `its largest face is ${photo.face.toFixed(0)} px wide` : "no face was found in it";
   const size = rows === height ? "as it is" : `at ${columns} × ${rows} px`;
-  say(`${width} × ${height} px, drawn in ${seconds.toFixed(1)} s ${by}; ${looked}, and the network saw the photo ${size}.`);
+  say(`${width} × ${height} px, drawn in ${seconds.toFixed(1)} s ${by}: ${face}, and the network saw it ${size}.`);
   find("save").disabled = false;
   describe();
 }
@@ -429,7 +428,7 @@ addEventListener("drop", event => {
   takeFirst([...event.dataTransfer.files]);
 });
 for (const button of document.querySelectorAll("[data-portrait]")) {
-  button.addEventListener("click", () => take(button.querySelector("img"), `${button.dataset.portrait}.jpg`, "image/jpeg"));
+  button.addEventListener("click", () => take(button.querySelector("img"), `${button.dataset.portrait}.png`));
 }
 find("choices").addEventListener("input", draw);
 find("usual").addEventListener("click", () => {
@@ -471,4 +470,4 @@ find("shoot").addEventListener("click", async () => {
 });
 find("viewfinder").addEventListener("close", stopCamera);
 
-take(document.querySelector("[data-portrait] img"), `${document.querySelector("[data-portrait]").dataset.portrait}.jpg`, "image/jpeg");
+document.querySelector("[data-portrait]").click();
