@@ -430,7 +430,7 @@ addEventListener("drop", event => {
 for (const button of document.querySelectorAll("[data-portrait]")) {
   button.addEventListener("click", () => take(button.querySelector("img"), `${button.dataset.portrait}.png`));
 }
-find("choices").addEventListener("input", draw);
+find("choices").addEventListener("input", ({ target }) => target.name && draw()); // not the file's, which has none
 find("usual").addEventListener("click", () => {
   find("lines").value = 0;
   draw();
