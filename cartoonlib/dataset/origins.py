@@ -84,7 +84,7 @@ def _packaged(source: Source) -> list[tuple[str, Path, str]]:
     """Name, path and licence of the photos inside npm archives and wheels."""
     found = []
     for package in source.packages:
-        folder = npm_package(package["name"])
+        folder = npm_package(package)
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             inside = path.relative_to(folder).as_posix()
             if any(fnmatch.fnmatch(inside, pattern) for pattern in package["photos"]):

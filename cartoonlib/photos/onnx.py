@@ -69,18 +69,20 @@ class OnnxGenerator:
         return self._run("cartoon", photo)
 
 
-def to_onnx(generator: Generator) -> bytes:
-    """The generator as an ONNX model: `photo` (B, 3, H, W) float32 RGB in [-1, 1] -> `cartoon` and `unfiltered`."""
-    size = [torch.export.Dim("batch"), torch.export.Dim("height", min=16), torch.export.Dim("width", min=16)]
-    example, shapes = torch.zeros(2, 3, 34, 45), ({0: size[0], 2: size[1], 3: size[2]},)
+def exported(network: nn.Module, example: Tensor, **names: list[str]):
+    """A network of pictures (B, C, H, W), any B, H and W, as an onnx.ModelProto. names: see torch.onnx.export."""
+    axes = {0: "batch", 2: "height", 3: "width"}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # of its own deprecations
-        program = torch.onnx.export(
-            _AnySize(generator).eval(), (example,), input_names=["photo"], output_names=["cartoon", "unfiltered"],
-            dynamic_shapes=shapes, dynamo=True, verbose=False,
-        )  # fmt: skip
-    model = program.model_proto
+        settings = {"dynamic_shapes": (axes,), "dynamo": True, "verbose": False, **names}
+        return torch.onnx.export(network.eval(), (example,), **settings).model_proto
+
+
+def to_onnx(generator: Generator) -> bytes:
+    """The generator as an ONNX model: `photo` (B, 3, H, W) float32 RGB in [-1, 1] -> `cartoon` and `unfiltered`."""
+    names = {"input_names": ["photo"], "output_names": ["cartoon", "unfiltered"]}
+    model = exported(_AnySize(generator), torch.zeros(2, 3, 34, 45), **names)
     for name in ("filter_eps", "filter_radius"):
         entry = model.metadata_props.add()
         entry.key, entry.value = name, repr(getattr(generator, name))

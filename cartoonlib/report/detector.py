@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..dataset.catalogue import find
 from ..dataset.folders import npm_package
 from ..landmarks import Square, _Frozen
 
@@ -29,7 +30,8 @@ class _FaceApi(_Frozen):
 
     def __init__(self):
         super().__init__()
-        self.weights = nn.ParameterDict(faceapi_weights(npm_package(PACKAGE), self.model))
+        package = next(package for package in find("embedded_faces").packages if package["name"] == PACKAGE)
+        self.weights = nn.ParameterDict(faceapi_weights(npm_package(package), self.model))
         self.requires_grad_(False).eval()
 
 

@@ -105,6 +105,11 @@ def test_unpack_refuses_members_that_leave_the_folder(tmp_path, name):
     assert [path.name for path in tmp_path.rglob("*")] == ["p.tgz"]
 
 
+def admin_lte() -> dict:
+    """The entry of an archive."""
+    return next(package for package in catalogue.find("embedded_faces").packages if package["name"] == "admin-lte")
+
+
 def test_a_package_of_before_its_list_grew_is_unpacked_again(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "PACKAGES", tmp_path)
     monkeypatch.setattr(folders, "check_hash", lambda path, sha256: None)
@@ -113,10 +118,10 @@ def test_a_package_of_before_its_list_grew_is_unpacked_again(tmp_path, monkeypat
     )
     (tmp_path / "admin-lte-4.10.0").mkdir()
     (tmp_path / "admin-lte-4.10.0" / "LICENSE").write_bytes(b"old")
-    folder = folders.npm_package("admin-lte")
+    folder = folders.npm_package(admin_lte())
     assert (folder / "dist/assets/img/user1.jpg").read_bytes() == b"2" and (folder / "LICENSE").read_bytes() == b"1"
     made.unlink()
-    assert folders.npm_package("admin-lte") == folder  # whole: nothing is fetched
+    assert folders.npm_package(admin_lte()) == folder  # whole: nothing is fetched
     assert [path.name for path in tmp_path.glob("[!.]*")] == ["admin-lte-4.10.0"]
 
 
@@ -124,7 +129,7 @@ def test_an_archive_with_a_wrong_hash_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "PACKAGES", tmp_path)
     archive(tmp_path / "admin-lte-4.10.0.tgz", {"package/dist/assets/img/user1-128x128.jpg": b"1"})
     with pytest.raises(InputError, match="SHA-256"):
-        folders.npm_package("admin-lte")
+        folders.npm_package(admin_lte())
     assert [path.name for path in tmp_path.glob("[!.]*")] == ["admin-lte-4.10.0.tgz"]
 
 

@@ -1,0 +1,1 @@
+"""The generators as a page that draws in its reader's browser."""
