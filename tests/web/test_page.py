@@ -170,16 +170,18 @@ def test_style_and_strength_are_those_that_are_chosen_and_none_gives_the_photo_b
     assert np.array_equal(page.pixels("cartoon"), page.pixels("photo"))
 
 
+@pytest.mark.slow
 def test_a_large_photo_is_drawn_at_pythons_scale_and_is_as_sharp(page, tmp_path):
     """12 megapixels, whose face is far too large for the network: by coefficients out of a smaller view."""
     large = Image.fromarray(skimage.data.astronaut()).resize((4000, 3000), Image.Resampling.BICUBIC)
     grain = np.random.default_rng(0).normal(0, 6, (3000, 4000, 1))
     path = saved(np.clip(np.asarray(large) + grain, 0, 255).astype(np.uint8), tmp_path / "large.png")
     state = page.give(path)
-    assert state["scale"] == pytest.approx(draw.usual_scale([read_picture(path)[0]]), rel=1e-3) and state["scale"] < 0.2
+    assert state["scale"] == pytest.approx(draw.usual_scale([read_picture(path)[0]])[0], rel=1e-3) and state["scale"] < 0.2
     is_drawn_as_python_draws(page, path, "cartoonset", scale=state["scale"])
 
 
+@pytest.mark.slow
 def test_a_view_of_many_tiles_has_no_seam(page, tmp_path):
     """A photo without a face, the network seeing it at twice the usual size."""
     coffee = skimage.data.coffee().repeat(2, axis=0).repeat(2, axis=1)[:640, :720]
@@ -191,6 +193,7 @@ def test_a_view_of_many_tiles_has_no_seam(page, tmp_path):
     is_drawn_as_python_draws(page, path, "cartoonset", scale=1)
 
 
+@pytest.mark.slow
 def test_a_turned_photo_and_a_transparent_one_are_read_as_python_reads_them(page, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn
@@ -205,6 +208,7 @@ def test_a_turned_photo_and_a_transparent_one_are_read_as_python_reads_them(page
     is_drawn_as_python_draws(page, path, "cartoonset")
 
 
+@pytest.mark.slow
 def test_the_cartoon_is_saved_whole_and_named_after_photo_style_and_strength(page, tmp_path):
     page.browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
     page.give(saved(skimage.data.astronaut()[:200, :300], tmp_path / "mine.png"))
@@ -241,6 +245,7 @@ def test_a_bad_file_gets_a_sentence_and_the_last_picture_stays(name, content, se
     assert good["problem"] == "" and page.pixels("cartoon").shape == (100, 100, 4)
 
 
+@pytest.mark.slow
 def test_a_file_that_is_not_beside_the_page_is_named(folder, tmp_path):
     shutil.copy(folder / "index.html", tmp_path)
     page = Page((tmp_path / "index.html").as_uri(), tmp_path / "chromium")
@@ -253,6 +258,7 @@ def test_a_file_that_is_not_beside_the_page_is_named(folder, tmp_path):
 # --- where it runs ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_it_works_from_a_server_and_asks_for_nothing_but_its_own_files(folder, tmp_path):
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):
@@ -286,5 +292,5 @@ def test_the_page_is_whole_and_light(folder):
     assert sizes.keys() == {"index.html", "wasm.js", "webgpu.js", "faces.js", *(f"{style}.js" for style in STYLES)}
     assert sizes["index.html"] < 2 and sizes["wasm.js"] < 6 and sizes["comic.js"] < 4 and max(sizes.values()) < 10
     text = (folder / "index.html").read_text(encoding="utf-8")
-    assert json.loads(re.search('id="filters">(.*?)</script>', text)[1])["comic"]["radius"] == 1
+    assert json.loads(re.search('id="filters">(.*?)</script>', text)[1])["comic"]["radius"] == generator("comic").filter_radius
     assert "{{" not in text and "{%" not in text
