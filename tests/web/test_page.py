@@ -177,7 +177,8 @@ def test_a_large_photo_is_drawn_at_pythons_scale_and_is_as_sharp(page, tmp_path)
     grain = np.random.default_rng(0).normal(0, 6, (3000, 4000, 1))
     path = saved(np.clip(np.asarray(large) + grain, 0, 255).astype(np.uint8), tmp_path / "large.png")
     state = page.give(path)
-    assert state["scale"] == pytest.approx(draw.usual_scale([read_picture(path)[0]])[0], rel=1e-3) and state["scale"] < 0.2
+    scale, _faces = draw.usual_scale([read_picture(path)[0]])
+    assert state["scale"] == pytest.approx(scale, rel=1e-3) and state["scale"] < 0.2
     is_drawn_as_python_draws(page, path, "cartoonset", scale=state["scale"])
 
 
@@ -292,5 +293,8 @@ def test_the_page_is_whole_and_light(folder):
     assert sizes.keys() == {"index.html", "wasm.js", "webgpu.js", "faces.js", *(f"{style}.js" for style in STYLES)}
     assert sizes["index.html"] < 2 and sizes["wasm.js"] < 6 and sizes["comic.js"] < 4 and max(sizes.values()) < 10
     text = (folder / "index.html").read_text(encoding="utf-8")
-    assert json.loads(re.search('id="filters">(.*?)</script>', text)[1])["comic"]["radius"] == generator("comic").filter_radius
+    filters = json.loads(re.search('id="filters">(.*?)</script>', text)[1])
+    assert {style: each["radius"] for style, each in filters.items()} == {
+        style: generator(style).filter_radius for style in STYLES
+    }
     assert "{{" not in text and "{%" not in text
