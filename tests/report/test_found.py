@@ -103,7 +103,7 @@ def test_adversarial_training_goes_on_from_the_generator_that_it_is_given(
     class Sets:
         faces, cartoons = face_set, {"drawn": cartoon_set}
 
-    generator = build_generator(TINY)
+    generator = build_generator(TINY.replace(seed=5))  # another than the profile's own
     before = copy.deepcopy(generator.state_dict())
     strip, content = starts.adversarial(TINY, Sets, "drawn", generator, 4, face_photos)
     assert list(strip) == [0, 1, 2, 3, 4] and len(content) == 5
