@@ -96,7 +96,7 @@ class Report:
             print(f"{path.relative_to(self.folder)}: not shown here, for these pictures are not ours to publish.")
             return
         light = io.BytesIO()  # a JPEG of the file: an eighth of its size, so that executed notebooks can be kept in git
-        PIL.Image.open(path).convert("RGB").save(light, "JPEG", quality=88, subsampling=0)
+        PIL.Image.open(path).convert("RGB").save(light, "JPEG", quality=82, subsampling=0, optimize=True)
         display(Image(data=light.getvalue(), format="jpeg"))
 
     def publish(self, style: str, run: store.Run) -> Path:
