@@ -328,9 +328,10 @@ def test_a_browser_without_network_shows_it_whole(browser, screen, page):
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     requests = [event for event in events if event["method"] == "Network.requestWillBeSent"]
     asked = [event["params"]["request"]["url"] for event in requests]
-    asked = asked[asked.index(page.as_uri()) :]  # before it is what the browser shows when it starts
-    assert [url for url in asked if not url.startswith(("data:", "chrome:"))] == [page.as_uri()]
-    ours = {event["params"]["requestId"] for event in requests[-len(asked) :]}
+    own = ("data:", "chrome:", "chrome-untrusted:")  # the last two are the browser's, for the tab that it opens with
+    asked = asked[asked.index(page.as_uri()) :]
+    assert [url for url in asked if not url.startswith(own)] == [page.as_uri()]
+    ours = {event["params"]["requestId"] for event in requests if event["params"]["request"]["url"] == page.as_uri()}
     failed = [event["params"] for event in events if event["method"] == "Network.loadingFailed"]
     assert not [event for event in failed if event["requestId"] in ours]
     assert not browser.get_log("browser")
