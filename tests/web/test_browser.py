@@ -20,9 +20,10 @@ from cartoonlib.photos import draw, shipped
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="the page is tried with selenium: make .venv/ready")
 chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
+missing = pytest.mark.skipif(
     not (chromium and driver and shipped.styles()), reason="needs Chromium: apt install chromium chromium-driver"
 )
+pytestmark = [missing, pytest.mark.slow]
 STYLES = ["cartoonset", "comic"]  # that the page of these tests has
 AT_MOST = 20  # s for 512 px: it takes 2 on two idle cores, and tests run beside others
 
@@ -170,7 +171,6 @@ def test_style_and_strength_are_those_that_are_chosen_and_none_gives_the_photo_b
     assert np.array_equal(page.pixels("cartoon"), page.pixels("photo"))
 
 
-@pytest.mark.slow
 def test_a_large_photo_is_drawn_at_pythons_scale_and_is_as_sharp(page, tmp_path):
     """12 megapixels, whose face is far too large for the network: by coefficients out of a smaller view."""
     large = Image.fromarray(skimage.data.astronaut()).resize((4000, 3000), Image.Resampling.BICUBIC)
@@ -182,7 +182,6 @@ def test_a_large_photo_is_drawn_at_pythons_scale_and_is_as_sharp(page, tmp_path)
     is_drawn_as_python_draws(page, path, "cartoonset", scale=state["scale"])
 
 
-@pytest.mark.slow
 def test_a_view_of_many_tiles_has_no_seam(page, tmp_path):
     """A photo without a face, the network seeing it at twice the usual size."""
     coffee = skimage.data.coffee().repeat(2, axis=0).repeat(2, axis=1)[:640, :720]
@@ -194,7 +193,6 @@ def test_a_view_of_many_tiles_has_no_seam(page, tmp_path):
     is_drawn_as_python_draws(page, path, "cartoonset", scale=1)
 
 
-@pytest.mark.slow
 def test_a_turned_photo_and_a_transparent_one_are_read_as_python_reads_them(page, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn
@@ -209,7 +207,6 @@ def test_a_turned_photo_and_a_transparent_one_are_read_as_python_reads_them(page
     is_drawn_as_python_draws(page, path, "cartoonset")
 
 
-@pytest.mark.slow
 def test_the_cartoon_is_saved_whole_and_named_after_photo_style_and_strength(page, tmp_path):
     page.browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
     page.give(saved(skimage.data.astronaut()[:200, :300], tmp_path / "mine.png"))
@@ -246,7 +243,6 @@ def test_a_bad_file_gets_a_sentence_and_the_last_picture_stays(name, content, se
     assert good["problem"] == "" and page.pixels("cartoon").shape == (100, 100, 4)
 
 
-@pytest.mark.slow
 def test_a_file_that_is_not_beside_the_page_is_named(folder, tmp_path):
     shutil.copy(folder / "index.html", tmp_path)
     page = Page((tmp_path / "index.html").as_uri(), tmp_path / "chromium")
@@ -259,7 +255,6 @@ def test_a_file_that_is_not_beside_the_page_is_named(folder, tmp_path):
 # --- where it runs ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_it_works_from_a_server_and_asks_for_nothing_but_its_own_files(folder, tmp_path):
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):
