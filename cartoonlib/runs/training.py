@@ -30,7 +30,7 @@ from .store import Run, pretrain_folder, start_folder, train_folder
 def pretrain(profile: Profile, runs: Path, faces: ImageSet, progress: Callable[[str], None] = print) -> Run:
     """Teach the generator to reproduce its input: pixel L1 between G(photo), before the guided filter, and the photo.
 
-    (White-box section 4.1.) Adversarial training from scratch collapses to flat colour.
+    (White-box section 4.1.) Adversarial training from random weights finds the face late, see notebook 03.
     """
     folder = pretrain_folder(profile, runs, faces)
     if run := Run.find(folder, progress):
