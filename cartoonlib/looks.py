@@ -5,8 +5,6 @@ Winnemoeller, Olsen & Gooch 2006, "Real-time video abstraction", it is a whole o
 leaves to the discriminators what they are good at. A look is a few numbers, set by hand (profile.Look).
 """
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -32,23 +30,12 @@ def drawn(structure: Tensor, look: Look) -> Tensor:
         lines = _inked((structure[:, 4:] / 2 + 0.5) * DARKEST)
     else:
         lines = features * _inked(_lines(flat, FINE)) + (1 - features) * _inked(_lines(flat, look.width))
-    if look.levels:
-        flat = features * flat + (1 - features) * _posterised(flat, look.levels)
     light = (luma(flat) / 2 + 0.5).clamp(1e-3, 1)
     flat = (flat + 1) * (1 + 4 * look.lift * light * (1 - light)) - 1  # middle tones alone, so that blacks stay
     grey = luma(flat)
     flat = grey + look.vivid * (flat - grey)
     deep = look.coloured * (flat / 2 + 0.5).clamp(0, 1) ** 2.2 * 2 - 1
     return (flat + look.ink * lines * (deep - flat)).clamp(-1, 1)
-
-
-def _posterised(images: Tensor, levels: int) -> Tensor:
-    """Luma in soft steps, closer together in the dark, hue kept: (B, 3, H, W) -> (B, 3, H, W)."""
-    light = (luma(images) / 2 + 0.5).clamp(1e-3, 1)
-    level = light**0.8 * levels
-    rest = torch.tanh(8 * (level - level.floor() - 0.5)) / math.tanh(4)
-    steps = ((level.floor() + (rest + 1) / 2) / levels).clamp(min=0) ** 1.25
-    return ((images + 1) * (steps + 0.02) / (light + 0.02) - 1).clamp(-1, 1)
 
 
 def _inked(lines: Tensor) -> Tensor:

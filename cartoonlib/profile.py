@@ -41,11 +41,10 @@ class Look(_Settings):
     """What a style's structure start teaches to draw, see looks.py: set by hand, not learned."""
 
     flatten: Positive = 0.012  # price of a step between pixels: the larger, the larger the flat regions
-    levels: CountOrNone = 0  # soft steps of luma outside eyes and mouth; 0: none
     lift: Weight = 0.12  # how much lighter middle tones become
     vivid: Positive = 1.25  # chroma over the photo's
     width: Positive = 0.9  # of contours, px
-    flow: Weight = 0.0  # px along which contours are gathered, so that they run on (dataset/lines.py); 0: not at all
+    flow: Weight = 4.0  # px along which contours are gathered, so that they run on (dataset/lines.py); 0: not at all
     ink: Share = 0.95  # how dark they are
     coloured: Share = 0.0  # how much of a deeper tone of the colour beside them they are; 0: black
 
@@ -118,7 +117,7 @@ class Profile(_Settings):
     tanh: bool = False  # True: tanh on the generator's output
     slope: Positive = 0.2  # of LeakyReLU; the original's is 0.01
     output_eps: Positive = 4.0e-3  # of the guided filter on the output; White-box's is 0.01, the original's 0.1
-    output_radius: CountOrNone = 1  # of that filter, px; 0: none, for it blurs thin lines
+    output_radius: CountOrNone = 0  # of that filter, px; White-box's is 1, which blurs thin lines; 0: none
     padding: Literal["replicate", "zeros"] = "replicate"  # of the generator's convolutions; the original's is zeros
 
     @model_validator(mode="after")

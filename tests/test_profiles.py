@@ -128,8 +128,8 @@ def test_overrides_hold_for_styles_that_set_something_for_themselves(folder):
     assert (changed.of("lorelei").train_steps, changed.of("lorelei").weights.texture) == (9, 4.0)
     changed = load_profile("mine", {"weights": {"texture": 2.0}}).of("lorelei").weights
     assert (changed.texture, changed.anchor) == (2.0, 5.0)
-    changed = load_profile("mine", {"look": {"ink": 0.7, "levels": 3}}).of("lorelei")
-    assert (changed.look.ink, changed.look.width, changed.look.levels, changed.weights.texture) == (0.7, 2.0, 3, 4.0)
+    changed = load_profile("mine", {"look": {"ink": 0.7, "flow": 3.0}}).of("lorelei")
+    assert (changed.look.ink, changed.look.width, changed.look.flow, changed.weights.texture) == (0.7, 2.0, 3.0, 4.0)
     given = {"style_settings": {"lorelei": {"train_steps": 5}}, "train_steps": 9}
     changed = load_profile("mine", given)
     assert (changed.of("lorelei").train_steps, changed.of("other").train_steps) == (5, 9)
@@ -163,13 +163,13 @@ def test_rates_fall_over_the_last_part_of_a_run(decay, shares):
 
 
 def test_a_table_is_changed_entry_by_entry_and_lies_flat_beside_the_others():
-    profile = Profile(name="test", look=Look(ink=0.5), style_settings={"a": {"look": {"levels": 3}, "ema": 0.5}})
+    profile = Profile(name="test", look=Look(ink=0.5), style_settings={"a": {"look": {"flow": 3.0}, "ema": 0.5}})
     changed = profile.replace(look={"width": 2.0}, weights={"anchor": 3})
     assert (changed.look.ink, changed.look.width, changed.weights.anchor) == (0.5, 2.0, 3.0)
     assert changed.replace(look=Look()).look == Look()
     flat = changed.flat()
     assert (flat["ink"], flat["width"], flat["anchor"], flat["size"]) == (0.5, 2.0, 3.0, 128)
-    assert not set(TABLES) & set(flat) and flat["style_settings"] == {"a": {"levels": 3, "ema": 0.5}}
+    assert not set(TABLES) & set(flat) and flat["style_settings"] == {"a": {"flow": 3.0, "ema": 0.5}}
     names = [name for table in TABLES.values() for name in table.model_fields]
     assert len(set(names)) == len(names) and not set(names) & set(FIELDS)  # else one would hide another
     assert profile.key() != changed.key() != changed.replace(look={"flatten": 0.5}).key()
@@ -186,9 +186,9 @@ def test_a_table_is_changed_entry_by_entry_and_lies_flat_beside_the_others():
         ({"flatten": 1.0}, "Unknown setting `flatten`. It belongs to a table: write `look: {flatten: ...}`."),
         ({"look": {"anchor": 1.0}}, "Unknown setting `anchor`. It belongs to a table: write `weights: {anchor: ...}`."),
         ({"look": {"wide": 1.0}}, "Unknown setting `look.wide`. Did you mean `width`?"),
-        ({"look": 3}, "The setting `look` must be a table with flatten, levels, lift"),
+        ({"look": 3}, "The setting `look` must be a table with flatten, lift, vivid"),
         ({"look": {"ink": 1.5}}, "`look.ink` must be from 0 to 1"),
-        ({"look": {"levels": 2.5}}, "`look.levels` must be of type int, not 2.5"),
+        ({"look": {"lift": "high"}}, "`look.lift` must be of type float, not high"),
         ({"look": {"flatten": 0}}, "`look.flatten` must be more than 0"),
         ({"decay": 1.5}, "`decay` must be from 0 to 1"),
         ({"start_rate": 0}, "`start_rate` must be more than 0"),
