@@ -8,6 +8,7 @@ import numpy as np
 from ..runs.store import Run
 from . import metrics
 from .metrics import Estimate, Evaluator
+from .tables import STYLE
 
 Estimates = dict[str, dict[str, Estimate]]  # variant -> metric -> estimate
 STYLE_DISTANCE, OF_STYLES = 0.55, {"anime": 0.35}  # at most, as a part of the untouched photo's; of single styles
@@ -26,7 +27,7 @@ COMPARISONS = (  # goal, the row of the ablation table to be better than, its gr
     ("landmark error below that without the loss, equal steps", "without landmark", "without", "landmark_error"),
 )
 # Metrics of differences between rows.
-COMPARED = ("style_distance", "kid_cartoon", "landmark_error", "stroke", "mesh", "content_distance", "flatness")
+COMPARED = (*STYLE, "landmark_error", "stroke", "mesh", "content_distance", "flatness")
 
 
 def measure_style(evaluator: Evaluator, run: Run, style: str, seed: int) -> tuple[Estimates, list[dict]]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..features import EfficientNetLite0
 from ..superpixels import rgb_to_lab
+from .detector import PERSON_STAGES, FaceApiPersons
 
 # Top, bottom, left, right, of 128. The look is judged inside, where a white ground counts for nothing.
 FOREHEAD, FACE, INSIDE = (26, 46, 44, 84), (58, 102, 38, 90), (24, 112, 24, 104)
@@ -82,10 +83,18 @@ def style_vectors(network: EfficientNetLite0, images: Tensor) -> Tensor:
 
     What a picture is drawn with, and little of what it shows. Each stage's numbers have a mean square of 1.
     """
-    x, vectors = network._blocks(network.normalised(_box(images, INSIDE)), last=-1), []  # of its stem
-    for number, block in enumerate(network.layers._blocks[: STAGES[-1] + 1]):
-        x = block(x)
-        if number in STAGES:
-            numbers = torch.cat([x.mean(dim=(2, 3)), x.std(dim=(2, 3))], dim=1)
-            vectors.append(numbers / numbers.square().mean(dim=1, keepdim=True).sqrt())
-    return torch.cat(vectors, dim=1)
+    maps = [network._blocks(network.normalised(_box(images, INSIDE)), last=-1)]  # of its stem
+    for block in network.layers._blocks[: STAGES[-1] + 1]:
+        maps.append(block(maps[-1]))
+    return _look([maps[stage + 1] for stage in STAGES])
+
+
+def face_style_vectors(network: FaceApiPersons, images: Tensor) -> Tensor:
+    """The same by the recogniser of persons, which no loss uses and which saw no ImageNet: (B, 448)."""
+    maps = network.maps(images)
+    return _look([maps[stage] for stage in PERSON_STAGES])
+
+
+def _look(stages: list[Tensor]) -> Tensor:
+    numbers = [torch.cat([x.mean(dim=(2, 3)), x.std(dim=(2, 3))], dim=1) for x in stages]
+    return torch.cat([each / each.square().mean(dim=1, keepdim=True).sqrt() for each in numbers], dim=1)

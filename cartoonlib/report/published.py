@@ -1,4 +1,4 @@
-"""The published weights of the losses, and ours, in one another's units."""
+"""The published weights of the losses in the units of ours."""
 
 import numpy as np
 import torch
@@ -17,13 +17,6 @@ PUBLISHED = {
 }
 
 
-def _factors(size: int, channels: int, magnitude: float) -> dict[str, float]:
-    """Our weight over theirs, of each loss that both have; see scale_free_weights."""
-    features = magnitude / (channels * (size // 8) ** 2)
-    equal = {"surface": 1.0, "texture": 1.0}
-    return {"content": features, "structure": features, **equal, "total_variation": 1 / (3 * size**2)}
-
-
 def scale_free_weights(published: dict[str, float], size: int, channels: int, magnitude: float) -> dict[str, float]:
     """Weights of the original's or White-box's code -> ours.
 
@@ -32,14 +25,9 @@ def scale_free_weights(published: dict[str, float], size: int, channels: int, ma
     size: side of the images in px.  channels: of the perceptual features (512 for VGG19 conv4_4), at 1/8 of the size.
     magnitude: mean |features| of photos, which our relative losses divide by.
     """
-    factors = _factors(size, channels, magnitude)
-    return {key: weight * factors[key] for key, weight in published.items()}
-
-
-def published_weights(ours: dict[str, float], size: int, channels: int, magnitude: float) -> dict[str, float]:
-    """The inverse of scale_free_weights: our weights -> numbers for the original's or White-box's code."""
-    factors = _factors(size, channels, magnitude)
-    return {key: weight / factors[key] for key, weight in ours.items() if key in factors}
+    features = magnitude / (channels * (size // 8) ** 2)
+    factors = {"content": features, "structure": features, "total_variation": 1 / (3 * size**2)}
+    return {key: weight * factors.get(key, 1.0) for key, weight in published.items()}
 
 
 @torch.no_grad()
@@ -52,14 +40,11 @@ def feature_scale(perceptual: nn.Module, photos: np.ndarray) -> tuple[int, float
 def weights_markdown(profile: Profile, channels: int, magnitude: float) -> str:
     """A markdown table of a profile's weights beside the published ones, and what its styles set for training.
 
-    The published weights are made scale-free with the profile's network, at the original's image size; the last column
-    is the reverse, the profile's weights as numbers for the original's code. channels, magnitude: see feature_scale.
+    The published weights are made scale-free with the profile's network, at the original's image size.
+    channels, magnitude: see feature_scale.
     """
     ours, scale = profile.weights.model_dump(), (PUBLISHED_SIZE, channels, magnitude)
     columns = {name: scale_free_weights(theirs, *scale) for name, theirs in PUBLISHED.items()}
-    columns["ours in the original's code"] = published_weights(ours, *scale)
-    if profile.edge_aware:  # a total variation that the photo's edges weigh is another loss than theirs, of squares
-        del columns["ours in the original's code"]["total_variation"]
     lines = []
     for name, weight in ours.items():
         others = [f"{theirs[name]:.3g}" if name in theirs else "-" for theirs in columns.values()]

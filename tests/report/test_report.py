@@ -209,3 +209,10 @@ def test_joining_nothing_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "RESULTS", tmp_path)
     with pytest.raises(InputError, match="make reproduce PROFILE=quick"):
         join("quick")
+
+
+def test_a_metric_that_older_result_files_lack_has_no_column():
+    rows = [measurement("full method", "style", metric, 0.5) for metric in tables.PAGE_METRICS]
+    older = [row for row in rows if row["metric"] != "face_style_distance"]
+    titles = [tables.styles_markdown(found).splitlines()[0].count("|") for found in (rows, older)]
+    assert titles == [len(tables.PAGE_METRICS) + 2, len(tables.PAGE_METRICS) + 1]
