@@ -157,7 +157,11 @@ def test_the_buttons_of_the_notebook_keep_answers_until_none_is_left(tmp_path, m
     names = {"widgets": widgets, "page": page, "blind": blind, "store": store, "photos": photos, "ablation_style": "a"}
     names |= {"report": SimpleNamespace(runs=tmp_path, folder=tmp_path, device="cpu"), "table": {"runs": {}}}
     names |= {"runs": {"a": SimpleNamespace(generator=lambda device: None)}, "p": SimpleNamespace(seed=0)}
-    names |= {"metrics": SimpleNamespace(generate=lambda *_: columns["ours"]), "display": lambda shown: None}
+    names |= {
+        "metrics": SimpleNamespace(generate=lambda *_: columns["ours"]),
+        "display": lambda shown: None,
+        "Markdown": str,
+    }
     exec(cells["blind-buttons"], names)
     exec(cells["blind-pairs"], names)
     (left, right), comparison = names["buttons"], names["comparison"]
