@@ -195,6 +195,8 @@ def test_a_changed_photo_is_measured_as_changed(measured):
     for name in ("landmark_error", "content_distance", "flatness", "kid_photo", "skin_worst"):
         assert changed[name].value > photo[name].value
     assert all(contains(e) for e in changed.values())
+    two = changed["style_distance"], changed["face_style_distance"]
+    assert all(abs(e.value - 1) > 0.01 for e in two) and two[0].value != two[1].value  # each is of its own network
 
 
 def test_a_row_says_of_each_metric_which_network_saw_what(evaluator, measured):
