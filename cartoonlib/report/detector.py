@@ -20,6 +20,7 @@ PERSON_BLOCKS = (
     "conv32_1 conv32_2 conv32_3 conv64_down conv64_1 conv64_2 conv64_3 conv128_down conv128_1 conv128_2 "
     "conv256_down conv256_1 conv256_2 conv256_down_out"
 )
+PERSON_STAGES = (2, 6, 9)  # conv32_3, conv64_3, conv128_2
 FACEAPI_MEAN = (122.782, 117.001, 104.298)  # RGB of the training images of both
 
 
@@ -69,9 +70,13 @@ class FaceApiPersons(_FaceApi):
 
     def forward(self, images: Tensor) -> Tensor:
         """Aligned faces (B, 3, H, W) in [-1, 1] -> (B, 128): shots of one person lie less than 0.6 apart (dlib)."""
+        return self.maps(images)[-1].mean(dim=(2, 3)) @ self.weights["fc"]
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """What each of PERSON_BLOCKS gives, at 1/4 of 150 px and less: PERSON_STAGES end the first three sizes."""
         mean = images.new_tensor(FACEAPI_MEAN)[:, None, None]
         x = ((PERSON_SQUARE.crop(images, 150) + 1) * 127.5 - mean) / 256
-        x = F.max_pool2d(self._convolution(x, "conv32_down", stride=2).relu(), 3, 2)
+        x, maps = F.max_pool2d(self._convolution(x, "conv32_down", stride=2).relu(), 3, 2), []
         for block in PERSON_BLOCKS.split():
             down = "down" in block
             y = self._convolution(x, f"{block}/conv1", stride=2 if down else 1).relu()
@@ -79,7 +84,8 @@ class FaceApiPersons(_FaceApi):
             x = F.avg_pool2d(x, 2) if down else x
             y = F.pad(y, (0, x.shape[3] - y.shape[3], 0, x.shape[2] - y.shape[2]))
             x = (F.pad(x, (0, 0, 0, 0, 0, y.shape[1] - x.shape[1])) + y).relu()
-        return x.mean(dim=(2, 3)) @ self.weights["fc"]
+            maps.append(x)
+        return maps
 
     def _convolution(self, x: Tensor, name: str, stride: int) -> Tensor:
         filters, bias = self.weights[f"{name}/conv/filters"], self.weights[f"{name}/conv/bias"]

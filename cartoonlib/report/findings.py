@@ -8,6 +8,7 @@ import numpy as np
 from ..runs.store import Run
 from . import metrics
 from .metrics import Estimate, Evaluator
+from .tables import STYLE
 
 Estimates = dict[str, dict[str, Estimate]]  # variant -> metric -> estimate
 STYLE_DISTANCE, OF_STYLES = 0.55, {"anime": 0.35}  # at most, as a part of the untouched photo's; of single styles
@@ -25,8 +26,7 @@ COMPARISONS = (  # goal, the row of the ablation table to be better than, its gr
     ("KID x 1000 below the original's, equal steps", "original", "original", "kid_cartoon"),
     ("landmark error below that without the loss, equal steps", "without landmark", "without", "landmark_error"),
 )
-# Metrics of differences between rows.
-COMPARED = ("style_distance", "kid_cartoon", "landmark_error", "stroke", "mesh", "content_distance", "flatness")
+COMPARED = (*STYLE, "landmark_error", "stroke", "mesh", "content_distance", "flatness")  # metrics of differences
 
 
 def measure_style(evaluator: Evaluator, run: Run, style: str, seed: int) -> tuple[Estimates, list[dict]]:
@@ -93,7 +93,7 @@ def seeds(rows: list[dict], groups: dict) -> list[dict]:
     result = []
     for first in dict.fromkeys(title.rpartition(", seed ")[0] for title in groups["again"]):
         titles = [first, *(title for title in groups["again"] if title.startswith(f"{first}, seed "))]
-        for metric in ("style_distance", "kid_cartoon", "landmark_error"):
+        for metric in (*STYLE, "landmark_error"):
             if all((title, metric) in found for title in titles):
                 row, values = found[first, metric], [found[title, metric]["value"] for title in titles]
                 about = {"style": row["style"], "variant": first, "metric": metric, "features": row["features"]}

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..features import EfficientNetLite0
 from ..superpixels import rgb_to_lab
+from .detector import PERSON_STAGES, FaceApiPersons
 
 # Top, bottom, left, right, of 128. The look is judged inside, where a white ground counts for nothing.
 FOREHEAD, FACE, INSIDE = (26, 46, 44, 84), (58, 102, 38, 90), (24, 112, 24, 104)
@@ -80,12 +81,19 @@ def blacks(output: Tensor, photo: Tensor) -> np.ndarray:
 def style_vectors(network: EfficientNetLite0, images: Tensor) -> Tensor:
     """Means and deviations of the channels of early stages: (B, 3, H, W) in [-1, 1] -> (B, 160).
 
-    What a picture is drawn with, and little of what it shows. Each stage's numbers have a mean square of 1.
+    What a picture is drawn with, and little of what it shows: AdaIN's statistics of style (Huang & Belongie 2017).
     """
-    x, vectors = network._blocks(network.normalised(_box(images, INSIDE)), last=-1), []  # of its stem
-    for number, block in enumerate(network.layers._blocks[: STAGES[-1] + 1]):
-        x = block(x)
-        if number in STAGES:
-            numbers = torch.cat([x.mean(dim=(2, 3)), x.std(dim=(2, 3))], dim=1)
-            vectors.append(numbers / numbers.square().mean(dim=1, keepdim=True).sqrt())
-    return torch.cat(vectors, dim=1)
+    inside = network.normalised(_box(images, INSIDE))
+    return _look([network._blocks(inside, last) for last in STAGES])
+
+
+def face_style_vectors(network: FaceApiPersons, images: Tensor) -> Tensor:
+    """The same by dlib's recogniser, which no loss uses and no ImageNet has taught: aligned faces -> (B, 448)."""
+    maps = network.maps(images)
+    return _look([maps[stage] for stage in PERSON_STAGES])
+
+
+def _look(stages: list[Tensor]) -> Tensor:
+    """Maps (B, C, h, w), C of each its own -> (B, twice the sum of C), each stage's numbers with a mean square of 1."""
+    numbers = [torch.cat([x.mean(dim=(2, 3)), x.std(dim=(2, 3))], dim=1) for x in stages]
+    return torch.cat([each / each.square().mean(dim=1, keepdim=True).sqrt() for each in numbers], dim=1)

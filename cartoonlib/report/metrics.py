@@ -188,25 +188,28 @@ class Evaluator:
     def __init__(self, photos, cartoons, embedder, perceptual, detector, device="cpu"):
         self.photos, self.cartoons, self.device = photos, cartoons, device
         distances = dict.fromkeys(("style_distance", "kid_cartoon", "kid_photo"), embedder.name)
-        others = {"landmark_error": DETECTOR, "likeness": PERSONS, "content_distance": perceptual.name}
-        self.networks = distances | others  # of the metrics
-        persons, looks = FaceApiPersons().to(device), partial(indices.style_vectors, embedder)
-        self._sets = lambda images: [_map(f, images, device).double().numpy() for f in (embedder.embed, looks)]
+        others = {"landmark_error": DETECTOR, "content_distance": perceptual.name}
+        self.networks = distances | others | dict.fromkeys(("face_style_distance", "likeness"), PERSONS)  # of metrics
+        persons = FaceApiPersons().to(device)
+        looks = partial(indices.style_vectors, embedder), partial(indices.face_style_vectors, persons)
+        self._sets = lambda images: [_map(f, images, device).double().numpy() for f in (embedder.embed, *looks)]
         self._pairs = lambda images: [_map(f, images, device) for f in (perceptual, detector, persons)]
         self._of_photos, self._of_cartoons = (*self._sets(photos), *self._pairs(photos)), self._sets(cartoons)
-        self._photo_look = kid(self._of_photos[1], self._of_cartoons[1])
+        self._photo_looks = [kid(*both) for both in zip(self._of_photos[1:3], self._of_cartoons[1:])]
         self._strangers = np.percentile(torch.pdist(self._of_photos[-1]).numpy(), STRANGERS)
         self._light = indices.lab(photos)
 
     def measure(self, outputs: np.ndarray) -> dict[str, Estimate]:
         """Metrics of generated cartoons, (N, S, S, 3) uint8 in the order of the photos."""
-        (vectors, looks), (maps, points, persons) = self._sets(outputs), self._pairs(outputs)
-        photo_vectors, _, photo_maps, photo_points, photo_persons = self._of_photos
-        cartoon_vectors, cartoon_looks = self._of_cartoons
+        (vectors, *looks), (maps, points, persons) = self._sets(outputs), self._pairs(outputs)
+        photo_vectors, _, _, photo_maps, photo_points, photo_persons = self._of_photos
+        cartoon_vectors, *cartoon_looks = self._of_cartoons
+        styles = [kid(a, b).over(unit) for a, b, unit in zip(looks, cartoon_looks, self._photo_looks)]
         distance = (maps - photo_maps).abs().mean(dim=(1, 2, 3)) / photo_maps.abs().mean(dim=(1, 2, 3))
         known = (persons - photo_persons).norm(dim=1).numpy() < self._strangers
         return {
-            "style_distance": kid(looks, cartoon_looks).over(self._photo_look),
+            "style_distance": styles[0],
+            "face_style_distance": styles[1],
             "kid_cartoon": kid(vectors, cartoon_vectors),
             "kid_photo": kid(vectors, photo_vectors, paired=True),
             "landmark_error": mean_estimate(landmark_errors(points.numpy(), photo_points.numpy())),

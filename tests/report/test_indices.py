@@ -100,6 +100,14 @@ def test_any_size_and_number_gives_numbers(size, n):
         assert same["stroke"] == same["mesh"] == 1 and {same[name] for name in (*metrics.SKIN, "blacks")} == {0}
 
 
+@pytest.fixture(scope="module")
+def persons():
+    try:
+        return FaceApiPersons()
+    except InputError as reason:
+        pytest.skip(f"the npm package is not at hand: {reason}")
+
+
 def test_the_look_sees_blur_and_drawing_but_no_white_ground(photos, harmless, lite0):
     def look(pictures):
         images = to_tensor(np.stack(list(pictures)).clip(0, 255).astype(np.uint8))
@@ -119,13 +127,26 @@ def test_the_look_sees_blur_and_drawing_but_no_white_ground(photos, harmless, li
     assert distance(half) < 0.9 * untouched and distance(blurred) > 1.1 * untouched
 
 
-def test_another_person_is_not_known_again(photos, harmless):
-    try:
-        network = FaceApiPersons()
-    except InputError as reason:
-        pytest.skip(f"the npm package is not at hand: {reason}")
-    seen, again = (network(to_tensor(images.clip(0, 255).astype(np.uint8))) for images in (photos, harmless))
-    assert seen.shape == (6, 128) and not any(p.requires_grad for p in network.parameters())
+def test_the_look_on_faces_sees_blur_and_drawing_but_no_white_ground(photos, harmless, persons):
+    def look(pictures):
+        images = to_tensor(np.stack(list(pictures)).clip(0, 255).astype(np.uint8))
+        return indices.face_style_vectors(persons, images).double().numpy()
+
+    cartoons = look(photos // 64 * 64)  # in four tones, with hard edges
+    untouched = metrics.kid(look(photos), cartoons).value
+    white = photos.copy()
+    white[:, :14] = white[:, :, :12] = white[:, :, 116:] = 255
+    blurred = smooth(torch.tensor(photos).permute(0, 3, 1, 2), 3.0).permute(0, 2, 3, 1).numpy()
+    assert look(photos).shape == (6, 448) and metrics.kid(cartoons, cartoons).value < 0 < untouched
+    assert metrics.kid(look(white), cartoons).value == pytest.approx(untouched, rel=0.1)
+    assert metrics.kid(look(harmless), cartoons).value == pytest.approx(untouched, rel=0.25)
+    assert metrics.kid(look(photos // 32 * 32), cartoons).value < 0.9 * untouched
+    assert metrics.kid(look(blurred), cartoons).value > 1.1 * untouched
+
+
+def test_another_person_is_not_known_again(photos, harmless, persons):
+    seen, again = (persons(to_tensor(images.clip(0, 255).astype(np.uint8))) for images in (photos, harmless))
+    assert seen.shape == (6, 128) and not any(p.requires_grad for p in persons.parameters())
     apart = (seen[0] - seen[1]).norm()  # dlib's bound between persons is 0.6
     assert apart > 0.6 and (again - seen).norm(dim=1).max() < 0.25
     assert (seen[2] - seen[0]).norm() < 0.4 and (seen[4] - seen[0]).norm() < 0.4  # mirrored, darker

@@ -183,7 +183,7 @@ def test_the_untouched_photo_has_no_error(measured):
     photo, _ = measured
     for name in ("landmark_error", "content_distance", *metrics.SKIN, "skin_worst", "blacks"):
         assert (photo[name].value, photo[name].low, photo[name].high) == (0, 0, 0)
-    for name in ("style_distance", "stroke", "mesh"):
+    for name in ("style_distance", "face_style_distance", "stroke", "mesh"):
         assert (photo[name].value, photo[name].low, photo[name].high) == pytest.approx((1, 1, 1))
     assert photo["kid_photo"].value < photo["kid_cartoon"].value
 
@@ -195,6 +195,8 @@ def test_a_changed_photo_is_measured_as_changed(measured):
     for name in ("landmark_error", "content_distance", "flatness", "kid_photo", "skin_worst"):
         assert changed[name].value > photo[name].value
     assert all(contains(e) for e in changed.values())
+    two = changed["style_distance"], changed["face_style_distance"]
+    assert all(abs(e.value - 1) > 0.01 for e in two) and two[0].value != two[1].value  # each is of its own network
 
 
 def test_a_row_says_of_each_metric_which_network_saw_what(evaluator, measured):
@@ -205,8 +207,8 @@ def test_a_row_says_of_each_metric_which_network_saw_what(evaluator, measured):
     networks = {row["metric"]: row["features"] for row in rows}
     lite = "EfficientNet-Lite0"
     assert networks == dict.fromkeys((*tables.FAULTS, "flatness", "milliseconds"), "-") | {
-        "style_distance": lite, "kid_cartoon": lite, "kid_photo": lite, "landmark_error": "faceapi68",
-        "likeness": "faceapi128", "content_distance": lite,
+        "style_distance": lite, "face_style_distance": "faceapi128", "kid_cartoon": lite, "kid_photo": lite,
+        "landmark_error": "faceapi68", "likeness": "faceapi128", "content_distance": lite,
     }  # fmt: skip
 
 
