@@ -122,4 +122,4 @@ def test_vivid_multiplies_chroma_and_keeps_luma():
 def test_flatten_is_no_part_of_the_drawing(faces_tensor):
     """It decides the flat regions (dataset.structures), which are made before."""
     given = structure(faces_tensor)
-    assert torch.equal(drawn(given, Look(flatten=0.01)), drawn(given, Look(flatten=0.1)))
+    assert torch.equal(drawn(given, Look(flow=0.0, flatten=0.01)), drawn(given, Look(flow=0.0, flatten=0.1)))

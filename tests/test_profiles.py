@@ -188,7 +188,7 @@ def test_a_table_is_changed_entry_by_entry_and_lies_flat_beside_the_others():
         ({"look": {"wide": 1.0}}, "Unknown setting `look.wide`. Did you mean `width`?"),
         ({"look": 3}, "The setting `look` must be a table with flatten, lift, vivid"),
         ({"look": {"ink": 1.5}}, "`look.ink` must be from 0 to 1"),
-        ({"look": {"lift": "high"}}, "`look.lift` must be of type float, not high"),
+        ({"look": {"lift": "high"}}, "`look.lift` must be of type float, not 'high'"),
         ({"look": {"flatten": 0}}, "`look.flatten` must be more than 0"),
         ({"decay": 1.5}, "`decay` must be from 0 to 1"),
         ({"start_rate": 0}, "`start_rate` must be more than 0"),

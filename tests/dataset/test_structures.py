@@ -18,7 +18,7 @@ from cartoonlib.profile import Look
 
 POINTS = torch.from_numpy(CANONICAL)[None]
 PRICE = 0.02
-LOOK, FLOWING = Look(flatten=PRICE), Look(flatten=PRICE, width=0.8, flow=3.0)
+LOOK, FLOWING = Look(flatten=PRICE, flow=0.0), Look(flatten=PRICE, width=0.8, flow=3.0)
 
 
 def silent(_line: str) -> None:
@@ -163,7 +163,7 @@ def test_structures_are_those_of_their_photos(folder, face_set, monkeypatch):
 
 def test_other_photos_and_another_price_are_made_anew(folder, face_set):
     first = structures(face_set, LOOK, silent)
-    pairs = (face_set, Look(flatten=4 * PRICE)), (replace(face_set, hash="other"), LOOK)
+    pairs = (face_set, Look(flatten=4 * PRICE, flow=0.0)), (replace(face_set, hash="other"), LOOK)
     others = [structures(*pair, silent) for pair in pairs]
     assert len(list(folder.glob("structures-36-*"))) == 3
     assert not np.array_equal(first, others[0]) and np.array_equal(first, others[1])
@@ -172,7 +172,7 @@ def test_other_photos_and_another_price_are_made_anew(folder, face_set):
     for change in ({"width": 1.5}, {"flow": 2.0}):
         assert not np.array_equal(structures(face_set, FLOWING.model_copy(update=change), silent), made)
     assert len(list(folder.glob("structures-36-*"))) == 6
-    drawn_otherwise = Look(flatten=PRICE, ink=0.1, vivid=3.0, width=9.0)
+    drawn_otherwise = Look(flatten=PRICE, flow=0.0, ink=0.1, vivid=3.0, width=9.0)
     assert np.array_equal(structures(face_set, drawn_otherwise, silent), first)
 
 

@@ -123,7 +123,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(precision, finished, tmp_path, mo
             again()
     (killed,) = tmp_path.glob("[!.]*")
     assert list(killed.glob("checkpoint-*")) and not (killed / "summary.json").exists()
-    for ends, channels, first in ((4, 4, [3, 4, 5]), (7, 3, [3, 3, 4, 4])):  # of the start: photos and structures
+    for ends, channels, first in ((4, 5, [3, 4, 5]), (7, 3, [3, 3, 4, 4])):  # of the start: photos and structures
         with monkeypatch.context() as patch:
             count_steps(patch, steps_done := [])
             break_at(patch, ends, channels)
@@ -262,7 +262,7 @@ def test_batches_have_structures_after_a_start_alone(face_set, cartoon_set):
         assert [tuple(x.shape) for x in batch[:3]] == [(2, 3, 32, 32)] * 2 + [(1, 3, 1, 1)]
         assert len(batch) == (4 if start_steps else 3)
     photo, structure = batch[0], batch[3]
-    assert structure.shape == (2, 4, 32, 32)
+    assert structure.shape == (2, 5, 32, 32)
     for one, flat in zip(photo, structure[:, :3]):  # cut, turned and lit alike
         assert np.corrcoef(one.flatten(), flat.flatten())[0, 1] > 0.9
 
@@ -323,7 +323,7 @@ def test_what_a_run_leaves(finished, face_set, cartoon_set):
     folder, run, _ = finished("fp32")
     generator = load_generator(run.folder / "generator.safetensors")
     settings = {"slope": 0.2, "tanh": False, "skips": True, "padding": "replicate"}
-    assert generator.settings() == settings | {"filter_eps": 4e-3, "filter_radius": 1}
+    assert generator.settings() == settings | {"filter_eps": 4e-3, "filter_radius": 0}
     assert not generator.training and count_parameters(generator) == 0
     with safe_open(run.folder / "generator.safetensors", framework="pt") as file:
         assert json.loads(file.metadata()["about"])["title"] == "drawn, full method"
