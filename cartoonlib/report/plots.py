@@ -114,7 +114,7 @@ def _label_points(ax: plt.Axes, points: list[tuple[dict, dict]]) -> None:
 
 @styled
 def tradeoff(rows: list[dict], y: str = "kid_cartoon") -> plt.Figure:
-    """Metric y against the landmark error: a labelled point with both intervals for each variant, a panel for each style."""
+    """Metric y against the landmark error: a labelled point with both intervals per variant, a panel per style."""
     (across, x_title), (up, y_title) = measured(rows, "landmark_error"), measured(rows, y)
     styles = dict.fromkeys(key[0] for key in across if key in up)
     columns, down = min(2, len(styles)), -(-len(styles) // 2)
