@@ -83,16 +83,6 @@ def pairs(variants: Iterable[str]) -> list[tuple[str, str]]:
     return against_ours + [(variant, "original") for variant in variants if variant.startswith("original + ")]
 
 
-def about(groups: Groups, runs: dict[str, Run], stopped: dict[str, str], style: str) -> dict[str, dict]:
-    """Title -> what ablations.json says of a row: group, seed, style, and its run and summary or why it stopped."""
-    result = {}
-    for group, title, row in rows_of(groups):
-        run = runs.get(title)
-        end = {"run": run.folder.name, **run.summary} if run else {"stopped": stopped[title]}
-        result[title] = {"group": group, "seed": row.seed, "style": style, **end}
-    return result
-
-
 def read(report: Report) -> tuple[dict, dict[str, str]]:
     """The content of ablations.json and where it was made (ORIGIN); both are empty when notebook 5 has not run."""
     if not (report.folder / "ablations.json").exists():

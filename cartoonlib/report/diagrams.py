@@ -7,43 +7,14 @@ from collections import Counter
 
 import matplotlib.pyplot as plt
 import numpy as np
+import yaml
 from torch import nn
 
 from ..files import InputError
 from ..networks import Generator, PatchDiscriminator, count_parameters
 from ..profile import Profile
 from .paper import COLORS, INK, MUTED, RULE, WIDTH, arrow, box, canvas, checked, label, picture, styled
-
-# Of the pipeline, in inches: heights of the three branches, and (color, corners ...) of the arrows that stand alone.
-BRANCHES = {"surface": 0.95, "texture": 3.65, "structure": 6.1}
-JUDGES, REAL = 7.75, 9.2  # where the discriminators stand, and what they see of real cartoons
-ARROWS = [
-    ("generator", (1.225, 2.55), (1.94, 2.55)),
-    ("generator", (2.84, 2.55), (3.56, 2.55)),
-    # The target, which the generator learned to draw in its start, enters content, anchor and total variation.
-    ("anchor", (0.75, 3.33), (0.75, 3.62)),
-    ("anchor", (1.225, 3.95), (1.78, 3.95)),
-    ("anchor", (3.67, 3.025), (3.67, 3.95), (3.02, 3.95)),
-    ("content", (1.225, 4.4), (1.5, 4.4), (1.5, 4.72), (1.78, 4.72)),
-    ("content", (4.43, 3.025), (4.43, 4.72), (3.02, 4.72)),
-    ("content", (2.4, 5.18), (2.4, 5.45)),
-    ("total_variation", (0.75, 5.12), (0.75, 6.6), (1.78, 6.6)),
-    ("total_variation", (4.525, 2.97), (4.78, 2.97), (4.78, 6.6), (3.02, 6.6)),
-    ("surface", (4.525, 2.27), (5.2, 2.27), (5.2, 0.95), (5.56, 0.95)),
-    ("texture", (4.525, 2.55), (5.2, 2.55), (5.2, 3.65), (5.56, 3.65)),
-    ("structure", (4.525, 2.7), (5.06, 2.7), (5.06, 6.1), (5.56, 6.1)),
-    # The structure loss compares the output with its own superpixel version: both enter the network.
-    ("structure", (4.525, 2.84), (4.92, 2.84), (4.92, 6.76), (6.83, 6.76), (6.83, 6.3), (7.35, 6.3)),
-    ("structure", (6.525, 6.1), (7.35, 6.1)),
-    ("structure", (8.15, 6.1), (8.58, 6.1)),
-    # A real cartoon goes through the same filter and the same random grey.
-    ("surface", (REAL, 1.725), (REAL, 1.45)),
-    ("texture", (REAL, 2.97), (REAL, 3.15)),
-]
-LOSS_BOXES = {
-    "landmark": (2.4, 0.95), "anchor": (2.4, 3.95), "content": (2.4, 5.65), "total_variation": (2.4, 6.6),
-    "surface": (JUDGES, 1.78), "texture": (JUDGES, 4.45), "structure": (9.2, 6.1),
-}  # fmt: skip
+from .render import rendered
 
 
 def pipeline_counts(generator: nn.Module, profile: Profile, perceptual: nn.Module) -> dict[str, int | str]:
@@ -62,83 +33,25 @@ def pipeline(images: dict[str, np.ndarray], networks: dict[str, int | str]) -> p
     both as surface, texture, real_surface and real_texture, structure, and the landmarks photo_points and
     output_points; the first of each is shown.  networks: see pipeline_counts.
     """
-    need = "photo target output cartoon real_surface real_texture photo_points output_points".split()
-    need += "generator d_surface d_texture second_head perceptual".split()
-    if missing := {*BRANCHES, *need} - {*images, *networks}:
+    need = "photo target output cartoon surface texture structure real_surface real_texture photo_points output_points"
+    need += " generator d_surface d_texture second_head perceptual"
+    if missing := {*need.split()} - {*images, *networks}:
         raise InputError(f"The pipeline figure lacks {', '.join(sorted(missing))}: add it to its dicts.")
     figure, ax = canvas(WIDTH, 7.1)
-    frozen, arrows = f"{networks['perceptual']}\n(frozen)", list(ARROWS)
-    for name, x, way in (("photo", 0.75, 1), ("output", 4.05, -1)):
-        arrows += _face(ax, name, images, x, way)
-    for name, y in BRANCHES.items():
-        picture(ax, checked(images[name], name)[0], 5.575, y - 0.475, 0.95)
-        label(ax, 6.05, y - 0.625, name.capitalize())
-    for name, y in (("surface", 2.2), ("texture", 3.19)):
-        label(ax, JUDGES, y, f"{name.capitalize()} discriminator\n{networks[f'd_{name}']:,} parameters", va="center")
-        arrows += _judged(ax, name, checked(images[f"real_{name}"], f"real_{name}")[0])
-    picture(ax, checked(images["cartoon"], "cartoon")[0], REAL - 0.475, 1.725, 0.95)
-    label(ax, REAL, 2.865, "Cartoon", 9.5, weight="bold")
-    if networks["second_head"]:
-        arrows += _second_head(ax)
-    heights = np.array([1.1, 0.8, 0.5, 0.5, 0.8, 1.1])
-    ax.bar(2.025 + 0.15 * np.arange(6), heights, 0.1, 2.55 - heights / 2, color=COLORS["generator"])
-    heights = np.array([0.95, 0.78, 0.62, 0.48, 0.36])
-    ax.bar(7.45 + 0.15 * np.arange(5), heights, 0.1, 6.1 - heights / 2, color=COLORS["structure"])
-    _funnel(ax, 2.4, 4.655, "content")
-    label(ax, 2.4, 3.37, f"Generator\n{networks['generator']:,} parameters", va="center")
-    label(ax, 3.5, 5.02, frozen, va="center")
-    label(ax, 7.75, 6.76, frozen, va="center")
-    picture(ax, checked(images["target"], "target")[0], 0.275, 3.645, 0.95)
-    label(ax, 0.75, 4.77, "Target", 9.5, weight="bold")
-    label(ax, 0.75, 4.97, "flat regions, drawn", 8.5, color=MUTED)
-    label(ax, 2.4, 4.28, "colours and lines", 8.5, color=MUTED)
-    label(ax, 2.4, 6.93, "neighbouring pixels, priced by the target", 8.5, color=MUTED)
-    for color, *corners in arrows:
+    layout = yaml.safe_load(rendered("pipeline.yaml.j2", {**networks, "muted": MUTED}))
+    for name, left, top, *points in layout["pictures"]:
+        picture(ax, checked(images[name], name)[0], left, top, 0.95, *(images[on_it][0] for on_it in points))
+    for color, x, y, *heights in layout["columns"]:
+        ax.bar(x + 0.15 * np.arange(len(heights)), heights, 0.1, y - np.divide(heights, 2), color=COLORS[color])
+    for color, x, y, pitch, *widths in layout["funnels"]:
+        ax.barh(y + pitch * np.arange(len(widths)), widths, 0.1, x - np.divide(widths, 2), color=COLORS[color])
+    for text in layout["labels"]:
+        label(ax, **text)
+    for color, *corners in layout["arrows"]:
         arrow(ax, *corners, color=COLORS[color])
-    for name, (x, y) in LOSS_BOXES.items():
-        sign = "tv" if name == "total_variation" else name
-        box(ax, x, y, rf"$\mathcal{{L}}_{{\mathrm{{{sign}}}}}$", COLORS[name], 1.2, 13)
+    for color, x, y, text, width, size in layout["boxes"]:
+        box(ax, x, y, text, COLORS[color], width, size)
     return figure
-
-
-def _face(ax: plt.Axes, name: str, images: dict[str, np.ndarray], x: float, way: int) -> list[tuple]:
-    """The photo (way 1: losses to its right) or the output (way -1), landmarks below; returns the arrows to losses."""
-    image, left = checked(images[name], name)[0], x - 0.475
-    picture(ax, image, left, 2.075, 0.95)
-    picture(ax, image, left, 0.475, 0.95, images[f"{name}_points"][0])
-    label(ax, x, 3.195, name.capitalize(), 9.5, weight="bold")
-    label(ax, x, 0.315, f"{name.capitalize()} landmarks")
-    return [
-        ("landmark", (x, 2.075), (x, 1.44)),
-        ("landmark", (x + way * 0.475, 0.95), (2.4 - way * 0.62, 0.95)),
-    ]
-
-
-def _funnel(ax: plt.Axes, x: float, y: float, color: str, pitch: float = 0.15, layers: int = 4) -> None:
-    """A network that takes pictures from both sides: bars that become narrower, from y on downwards or upwards."""
-    widths = np.array([1.1, 0.85, 0.65, 0.5])[:layers]
-    ax.barh(y + pitch * np.arange(layers), widths, 0.1, x - widths / 2, color=COLORS[color])
-
-
-def _judged(ax: plt.Axes, name: str, real: np.ndarray) -> list[tuple]:
-    """A discriminator between the output's representation and a real cartoon's; returns the arrows to it and on."""
-    y = BRANCHES[name]
-    picture(ax, real, REAL - 0.475, y - 0.475, 0.95)
-    _funnel(ax, JUDGES, y - 0.065, name)
-    sides = (name, (6.525, y), (JUDGES - 0.62, y)), (name, (REAL - 0.475, y), (JUDGES + 0.62, y))
-    return [*sides, (name, (JUDGES, y + 0.46), (JUDGES, y + 0.63))]
-
-
-def _second_head(ax: plt.Axes) -> list[tuple]:
-    """Of the texture discriminator, below it: frozen features of both pictures enter it; returns the arrows."""
-    _funnel(ax, JUDGES, 5.2, "texture", -0.15, 3)
-    label(ax, JUDGES, 5.42, "second head, on frozen features", 8.5, color=MUTED)
-    arrows = [("texture", (JUDGES, 4.83), (JUDGES, 4.65))]
-    for x, way in ((6.05, 1), (REAL, -1)):
-        box(ax, JUDGES - way, 5.14, "φ", COLORS["content"], 0.5)
-        arrows.append(("texture", (x, 4.125), (x, 5.14), (JUDGES - 1.27 * way, 5.14)))
-        arrows.append(("texture", (JUDGES - 0.73 * way, 5.14), (JUDGES - 0.58 * way, 5.14)))
-    return arrows
 
 
 def convolution_label(*layers: nn.Conv2d) -> str:

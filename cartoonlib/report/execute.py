@@ -3,6 +3,7 @@
 Every stage inside is idempotent, so a run that was stopped goes on where it was.
 """
 
+import io
 import os
 import sys
 import tempfile
@@ -23,15 +24,12 @@ from . import certificate
 from .page import join, notebooks_in
 
 
-class _OneLine:
+class _OneLine(io.TextIOBase):
     """Where papermill writes what a notebook prints: on a terminal every line replaces the last one."""
 
     def write(self, text: str) -> None:
         for line in filter(None, text.splitlines()):
             show_line(f"    {line}")
-
-    def flush(self) -> None:
-        sys.stderr.flush()
 
 
 class Kernel(AsyncKernelManager):

@@ -9,6 +9,7 @@ import textwrap
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from skimage.transform import estimate_transform
 from torch import Tensor
 
 from .. import representations as views
@@ -99,9 +100,8 @@ def alignment(photos: list[np.ndarray], side: int = 256) -> plt.Figure:
             raise InputError(f"MTCNN finds no face in photo {i + 1}: turn it less, or give another.")
         found = faces[0].points
         aligned, points = align(photo, found, side)
-        # The similarity from the square back to the photo, which five pairs of points determine.
-        back = np.linalg.lstsq(np.column_stack([points, np.ones(5)]), found, rcond=None)[0]
-        corners = np.array([[0, 0, 1], [1, 0, 1], [1, 1, 1], [0, 1, 1], [0, 0, 1]]) @ back
+        back = estimate_transform("similarity", points, found)  # from the square to the photo
+        corners = back([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]])
         x, y, color = (i + 0.5) * pitch - width / 2, 0.35, COLORS["generator"]
         picture(ax, photo, x, y, width, found / len(photo))
         ax.plot(*(corners / len(photo) * width + (x, y)).T, color=color, zorder=4)

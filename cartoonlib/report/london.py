@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from skimage.transform import estimate_transform
 from torch import nn
 
 from ..dataset import catalogue, origins
@@ -44,13 +45,11 @@ def hand_made_points(size: int) -> Faces | None:
         faces = [] if picture is None else detect_faces(picture)
         if not faces:
             continue
-        _, points = align(picture, faces[0].points, size)
-        ones = np.ones((len(points), 1))
-        transform = np.linalg.lstsq(np.hstack([faces[0].points, ones]), points, rcond=None)[0]  # exact: a similarity
+        aligned = estimate_transform("similarity", faces[0].points, align(picture, faces[0].points, size)[1])
         seven = np.array(by_name[path.stem])[list(AMONG_189)] + 0.5  # theirs count from a pixel's centre
         pictures.append(picture)
         found.append(faces[0].points)
-        truth.append(np.hstack([seven, np.ones((len(seven), 1))]) @ transform)
+        truth.append(aligned(seven))
     return Faces(pictures, found, np.stack(truth), size)
 
 

@@ -56,13 +56,13 @@ def canvas(width: float, height: float) -> tuple[plt.Figure, plt.Axes]:
     return figure, ax
 
 
-def checked(images: np.ndarray, name: str, count: int = 1) -> np.ndarray:
-    """The images as (N, S, S, 3).  InputError, with their name, when they are none or fewer than `count`."""
+def checked(images: np.ndarray, name: str) -> np.ndarray:
+    """The images as (N, S, S, 3).  InputError, with their name, when they are no images or there are none."""
     images = np.asarray(images)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise InputError(f"The images `{name}` must be a uint8 array (N, S, S, 3), not {images.dtype} {images.shape}.")
-    if len(images) < count:
-        raise InputError(f"This figure needs {count} or more images `{name}`: it was given {len(images)}.")
+    if not len(images):
+        raise InputError(f"This figure needs one or more images `{name}`: it was given none.")
     return np.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
 
 

@@ -113,9 +113,9 @@ def _label_points(ax: plt.Axes, points: list[tuple[dict, dict]]) -> None:
 
 
 @styled
-def tradeoff(rows: list[dict], x: str = "landmark_error", y: str = "kid_cartoon") -> plt.Figure:
-    """Metric y against metric x: a labelled point with both intervals for each variant, a panel for each style."""
-    (across, x_title), (up, y_title) = measured(rows, x), measured(rows, y)
+def tradeoff(rows: list[dict], y: str = "kid_cartoon") -> plt.Figure:
+    """Metric y against the landmark error: a labelled point with both intervals per variant, a panel per style."""
+    (across, x_title), (up, y_title) = measured(rows, "landmark_error"), measured(rows, y)
     styles = dict.fromkeys(key[0] for key in across if key in up)
     columns, down = min(2, len(styles)), -(-len(styles) // 2)
     figure, panels = panel_grid(min(WIDTH, 7 * columns), 4.6 * down, down, columns)

@@ -6,6 +6,7 @@ A number is written once, to a file in results/, and nobody types it again: the 
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import jinja2
@@ -104,36 +105,31 @@ def page(root: Path, path: str) -> str:
 def of_a_profile(results: Results, profile: str) -> dict:
     """The names that a template of a profile's results may use."""
     parts = {name: results.part(profile, name) for name in FILES.get(profile, OF_A_PROFILE)}
-    rows, differences = parts["metrics"], parts["findings"]["differences"]
-    against: dict[str, list] = {}  # reference -> differences from it
-    for row in differences:
-        against.setdefault(row["reference"], []).append(row)
+    rows = parts["metrics"]
+    of_styles = _nested(rows, "style", "group", "metric")
     # `ablations` is what findings.json says of where its rows were made.
     return {name: part for name, part in parts.items() if name not in ("metrics", "findings")} | parts["findings"] | {
         "environment": results.read(f"{profile}/metrics.json")["environment"],
         "parameters": count_parameters(Generator()),
         "rows": rows,
-        "styles": {style: _style(style, run, rows) for style, run in parts["train"].items()},
+        "styles": {  # the metrics of the full method, those of the groups beside it, as photo and cartoons, and its run
+            style: of_styles[style]["style"] | of_styles[style] | {"run": run} for style, run in parts["train"].items()
+        },
         "stopped": [title for title, row in parts["ablations"]["runs"].items() if "stopped" in row],
-        "variants": _by_variant([row for row in rows if row["group"] not in tables.GROUPS_OF_STYLES]),
-        "against": {reference: _by_variant(found) for reference, found in against.items()},
+        "variants": _nested((row for row in rows if row["group"] not in tables.GROUPS_OF_STYLES), "variant", "metric"),
+        "against": _nested(parts["findings"]["differences"], "reference", "variant", "metric"),
     }  # fmt: skip
 
 
-def _style(style: str, run: dict, rows: list[dict]) -> dict:
-    """What the full method reaches in a style: its rows of metrics, those of photos and cartoons, and its run."""
-    ours, photo, cartoons = (
-        {row["metric"]: row for row in rows if row["style"] == style and row["group"] == group}
-        for group in ("style", "photo", "cartoons")
-    )
-    return ours | {"run": run, "photo": photo, "cartoons": cartoons}
-
-
-def _by_variant(rows: list[dict]) -> dict[str, dict[str, dict]]:
-    """Variant -> metric -> row."""
-    found: dict[str, dict[str, dict]] = {}
+def _nested(rows: Iterable[dict], *keys: str) -> dict:
+    """Rows by their values of keys: of the first, then of the next, down to a row."""
+    found: dict = {}
     for row in rows:
-        found.setdefault(row["variant"], {})[row["metric"]] = row
+        *outer, last = (row[key] for key in keys)
+        place = found
+        for value in outer:
+            place = place.setdefault(value, {})
+        place[last] = row
     return found
 
 

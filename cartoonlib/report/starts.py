@@ -1,7 +1,5 @@
 """The structure start in a notebook: the looks of the styles, and the drawings that they give as its targets."""
 
-from collections.abc import Iterable
-
 import numpy as np
 import torch
 
@@ -12,7 +10,6 @@ from ..looks import drawn
 from ..media.faces import CANONICAL
 from ..networks import Generator
 from ..profile import Look, Profile
-from ..representations import guided_filter
 from ..runs import training
 from ..runs.store import Run
 from ..step import TrainStep
@@ -38,35 +35,10 @@ def target(photos: np.ndarray, profile: Profile) -> np.ndarray:
     return to_uint8(drawn(to_tensor(structures(photos, profile.look)), profile.look))
 
 
-def targets(photos: np.ndarray, profile: Profile, styles: Iterable[str]) -> dict[str, np.ndarray]:
-    """Columns of a comparison: the photos in flat regions, at the profile's own price, then each style's drawing."""
-    flat_ones = structures(photos, profile.look)[..., :3]
-    return {"flat regions": flat_ones, **{style: target(photos, profile.of(style)) for style in styles}}
-
-
-def filtered(photos: np.ndarray, profile: Profile) -> dict[str, np.ndarray]:
-    """Columns of a comparison: each photo's target, and what the guided filter of the output would leave of it."""
-    drawing, guide = target(photos, profile), to_tensor(photos)
-    after = [guided_filter(guide, to_tensor(drawing), radius, profile.output_eps) for radius in (1, 2)]
-    names = (f"output filter, radius {radius}" for radius in (1, 2))
-    return {"target": drawing, **dict(zip(names, map(to_uint8, after)))}
-
-
 def logs(runs: dict[str, Run]) -> dict[str, list[dict]]:
     """Style -> log of its start; none of a style that goes on from the pretraining itself."""
     found = {style: run.log() for style, run in runs.items()}
     return {style: rows for style, rows in found.items() if rows and "anchor" in rows[-1]}
-
-
-def numbers(runs: dict[str, Run]) -> dict[str, dict]:
-    """What pretrain.json says of the starts: style -> steps, seconds, and the anchor as first and last logged."""
-    return {
-        style: {
-            "run": runs[style].folder.name, "steps": runs[style].summary["steps"],
-            "seconds": runs[style].summary["seconds"], "anchor": [rows[0]["anchor"], rows[-1]["anchor"]],
-        }
-        for style, rows in logs(runs).items()
-    }  # fmt: skip
 
 
 def adversarial(

@@ -38,19 +38,17 @@ def _problems(check: Callable[..., list[str]], *given: object) -> list[str]:
         return [f"the results lack {error}"]
 
 
-def _page(root: Path, path: str) -> list[str]:
-    wanted = render.page(root, path)
+def _page(root: Path, path: str, wanted: str | None = None) -> list[str]:
+    """The first line in which a page, or a card whose text is given, is not what the results make it."""
+    wanted = wanted or render.page(root, path)
     if not (root / path).exists():
         return [f"{path} is missing: make readme writes it"]
-    return _difference(root / path, path, wanted)
-
-
-def _difference(path: Path, name: str, wanted: str) -> list[str]:
-    """The first line in which a page is not what the results make it."""
-    lines = zip_longest(path.read_text(encoding="utf-8").split("\n"), wanted.split("\n"), fillvalue="(no line)")
+    lines = zip_longest(
+        (root / path).read_text(encoding="utf-8").split("\n"), wanted.split("\n"), fillvalue="(no line)"
+    )
     for number, (ours, other) in enumerate(lines, 1):
         if ours != other:
-            return [f"{name}, line {number}: `{ours}`, the results make it `{other}` (make readme writes it)"]
+            return [f"{path}, line {number}: `{ours}`, the results make it `{other}` (make readme writes it)"]
     return []
 
 
@@ -64,7 +62,7 @@ def _cards(root: Path) -> list[str]:
             wrong.append(f"{style}.safetensors is missing or not the file that {style}.md describes")
     if not wrong:
         for style, text in render.cards(root).items():
-            wrong += _difference(cards[style], cards[style].name, text)
+            wrong += _page(cards[style].parent, cards[style].name, text)
     return wrong
 
 
