@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -328,6 +329,15 @@ def test_films_are_drawn_with_the_same_options(plain, tmp_path, monkeypatch):
     assert command(film(tmp_path / "a.mp4"), "-o", tmp_path / "out", "--style", "plain", *ways) == 0
     wanted = {"strength": 0.5, "scale": 0.5, "keep_colors": 0.3, "outline": 1.7, "memory": 200, "progress": None}
     assert len(told) == 8 and all(how == wanted for how in told)
+
+
+def test_the_command_draws_films_steadily(plain, tmp_path, monkeypatch):
+    light = itertools.cycle([100, 110])
+    monkeypatch.setattr(cartoonizer, "cartoonize", lambda _, frame, **how: np.full_like(frame, next(light)))
+    assert command(film(tmp_path / "a.mp4"), "-o", tmp_path / "out", "--style", "plain") == 0
+    with av.open(str(tmp_path / "out" / "a-plain.mp4")) as copy:
+        lights = [frame.to_ndarray(format="rgb24").mean() for frame in copy.decode(video=0)]
+    assert len(lights) == 8 and abs(lights[0] - 100) < 2 and abs(np.diff(lights)).max() < 5
 
 
 def test_faces_alone_are_drawn(generator, face_photos):
