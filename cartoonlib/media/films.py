@@ -9,12 +9,13 @@ from typing import NamedTuple
 import numpy as np
 
 from ..files import InputError
+from . import hdr
 
 VIDEOS = {
     ".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".3gp", ".3g2", ".wmv",
     ".asf", ".flv", ".ogv", ".mpe", ".m2v", ".vob",
 }  # fmt: skip
-HDR = (9, 10, 16, 18)  # BT.2020's matrices; the transfer curves PQ and HLG
+BT2020, UNUSUAL = 9, (10, 14)  # matrices: of wide colours; constant luminance and ICtCp, which FFmpeg cannot undo
 STILLS = ("mjpeg", "png", "bmp", "gif", "webp", "tiff")  # codecs of covers, and of films that have no other picture
 SHORT = 0.5  # seconds that a film may be shorter than its file states
 
@@ -96,11 +97,13 @@ def span(path: Path) -> Span:
 
 
 def matrix(frame) -> int:
-    """The matrix between a frame's colours and RGB, one of PyAV's Colorspace. InputError when the frame is HDR."""
+    """The matrix between a frame's colours and RGB, one of PyAV's Colorspace; InputError for one that is unusual."""
     from av.video.reformatter import Colorspace
 
-    if frame.colorspace in HDR or frame.color_trc in HDR:
-        raise InputError("it is HDR, whose colours would be wrong: convert it to BT.709 first")
+    if frame.colorspace in UNUSUAL:
+        raise InputError("it is HDR with an unusual matrix, whose colours would be wrong: convert it to BT.709 first")
+    if frame.colorspace == BT2020 or frame.color_trc in (hdr.PQ, hdr.HLG):
+        return BT2020
     # Files of high definition that do not name their matrix mean BT.709, all others BT.601.
     wide = frame.colorspace == Colorspace.ITU709 or (frame.colorspace == 2 and frame.height >= 720)
     return Colorspace.ITU709 if wide else Colorspace.ITU601
@@ -108,7 +111,9 @@ def matrix(frame) -> int:
 
 def pixels(frame, stream) -> tuple[np.ndarray, Fraction]:
     """A frame as it is to be seen, uint8 (H, W, 3) RGB, turned and mirrored; and the width of a pixel by its height."""
-    rgb, shape = frame.to_ndarray(format="rgb24", src_colorspace=matrix(frame)), stream.sample_aspect_ratio
+    colours, shape = matrix(frame), stream.sample_aspect_ratio
+    rgb = frame.to_ndarray(format="rgb48le" if colours == BT2020 else "rgb24", src_colorspace=colours)
+    rgb = hdr.to_sdr(rgb, frame.color_trc) if colours == BT2020 else rgb
     shape = shape if shape and 1 / 8 <= shape <= 8 else Fraction(1)  # others are nonsense
     display = frame.side_data.get("DISPLAYMATRIX")
     if display is not None:  # a point (x, y) is seen at (a x + c y, b x + d y)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-from av.video.reformatter import ColorRange
+from av.video.reformatter import ColorRange, Colorspace
 
 from ..files import InputError
 from ..media import films
@@ -90,7 +90,8 @@ class _Copy:
         """Draw a frame and write it at its own time, the first of two that have the same."""
         pixels, pixel_shape = films.pixels(frame, self.picture)
         if self.encoder is None:
-            self._start(*pixels.shape[:2], films.matrix(frame), pixel_shape)
+            colours = films.matrix(frame)  # HDR is drawn, and written, in those of BT.709
+            self._start(*pixels.shape[:2], Colorspace.ITU709 if colours == films.BT2020 else colours, pixel_shape)
         length = frame.duration or round(1 / (self.rate * self.picture.time_base))
         time = frame.pts
         if time is None:
