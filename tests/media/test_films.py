@@ -16,7 +16,7 @@ from cartoonlib import files
 from cartoonlib.dataset import catalogue, origins
 from cartoonlib.dataset.prepare import prepare
 from cartoonlib.files import InputError
-from cartoonlib.media import films, hdr
+from cartoonlib.media import films
 from cartoonlib.photos import video
 
 
@@ -162,28 +162,28 @@ def hdr_film(path: Path, transfer: int, signal: float, matrix=9) -> Path:
 
 
 @pytest.mark.parametrize(("transfer", "signal", "grey"), [
-    (hdr.PQ, PQ_100, 255 * (100 / 203) ** (1 / 2.4)), (hdr.PQ, PQ_203, 230), (hdr.HLG, HLG_203, 230), (14, 0.5, 128),
-    (hdr.PQ, 0.0, 0), (hdr.PQ, 1.0, 255),
+    (films.PQ, PQ_203, 0.75 * 255), (films.HLG, HLG_203, 0.75 * 255), (films.PQ, PQ_100, 0.63 * 255), (14, 0.5, 0.5 * 255),
+    (films.PQ, 0.0, 0), (films.PQ, 0.7518, 255), (films.PQ, 1.0, 255),
 ])  # fmt: skip
 def test_an_hdr_film_is_shown_as_other_films_are(transfer, signal, grey, tmp_path):
-    """Middle tones keep their light, and reference white stays below the highlights; BT.2020 that is not HDR too."""
+    """Reference white is 75 %, as HLG has it, below the highlights; BT.2020 that is not HDR keeps its greys."""
     source = hdr_film(tmp_path / "hdr.mkv", transfer, signal)
     (frame,) = training_frames(source).values()
     assert abs(frame.astype(int) - grey).max() <= 2 and np.array_equal(frame, cartoonize_frames(source)[0])
     with av.open(str(tmp_path / "copy.mp4")) as copy:
         written = next(copy.decode(video=0))
-        assert written.colorspace == 1 and written.color_trc not in (hdr.PQ, hdr.HLG)
+        assert written.colorspace == 1 and written.color_trc not in (films.PQ, films.HLG)
         assert abs(written.to_ndarray(format="rgb24").astype(int) - frame).max() <= 3
 
 
 def test_colours_of_hdr_are_those_of_bt_709(tmp_path):
     for colour in np.eye(3):
-        wide = np.linalg.inv(hdr.TO_709) @ colour * 20 / hdr.WHITE  # 20 cd/m² of a primary of BT.709
+        wide = np.linalg.inv(films.TO_709) @ colour / 10  # a dark primary of BT.709
         signal = np.rint(65535 * np.maximum(wide, 0) ** (1 / 2.4)).astype(np.uint16)
-        shown = hdr.to_sdr(signal[None, None], 1)[0, 0]
-        assert abs(shown - 255 * (colour * 20 / hdr.WHITE) ** (1 / 2.4)).max() <= 12 and shown.argmax() == colour.argmax()
+        shown = films.as_bt709(signal[None, None], 1)[0, 0]
+        assert abs(shown - 255 * (colour / 10) ** (1 / 2.4)).max() <= 12 and shown.argmax() == colour.argmax()
     with pytest.raises(InputError, match="unusual.mkv: it is HDR with an unusual matrix"):
-        training_frames(hdr_film(tmp_path / "unusual.mkv", hdr.PQ, 0.5, matrix=10))
+        training_frames(hdr_film(tmp_path / "unusual.mkv", films.PQ, 0.5, matrix=10))
 
 
 def test_a_film_that_breaks_off_gives_what_came_before(tmp_path):
