@@ -1,8 +1,7 @@
 """A film's cartoon without flicker: what the film shows again is averaged with its cartoon of the frame before.
 
 A network answers noise and motion with other lines. So each cartoon is mixed with the last one, moved along the film's
-own motion, but only where that motion explains the film: what is new, behind a moving edge or after a cut, stays as it
-is drawn. That is done to what was drawn, so the generator may end in a guided filter or not.
+motion, but only where that explains the film: what is new, behind a moving edge or after a cut, stays as it is drawn.
 """
 
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from ..representations import box_mean
 
 PAST = 0.7  # the share of the frames before, where nothing but motion and noise changes
 SAME, OTHER = 0.03, 0.1  # differences of the film, of 2, up to which it is the same, and from which it is another thing
-SIDE, COARSEST = 240, 32  # px: short sides, about, of the copies in which motion is looked for, the largest and smallest
+SIDE, COARSEST = 240, 32  # px: about the short sides of the copies in which motion is looked for
 WINDOW, STEPS = 7, 2  # radius in px of what moves alike; corrections at each size
 
 
@@ -48,25 +47,22 @@ def optical_flow(new: Tensor, old: Tensor) -> Tensor:
 
     Lucas & Kanade, "An iterative image registration technique" (IJCAI 1981), from a coarse copy to the finest.
     """
-    copies = [(new, old)]
-    while min(copies[-1][0].shape[2:]) >= COARSEST:
-        copies.append(tuple(F.avg_pool2d(image, 2) for image in copies[-1]))
-    flow = new.new_zeros(len(new), 2, 1, 1)
-    for after, before in reversed(copies):
-        flow = 2 * F.interpolate(flow, after.shape[2:], mode="bilinear")
-        slopes = torch.cat(torch.gradient(after, dim=(3, 2)), dim=1)
-        squares, cross = box_mean(slopes**2, WINDOW) + 4e-4, box_mean(slopes.prod(1, keepdim=True), WINDOW)
-        for _ in range(STEPS):  # the least squares of slopes * step = change
-            right = box_mean(slopes * (after - moved(before, flow)), WINDOW)
-            step = squares.flip(1) * right - cross * right.flip(1)
-            flow = flow + (step / (squares.prod(1, keepdim=True) - cross**2)).clamp(-2, 2)
-        flow = box_mean(flow, WINDOW)  # little is known of it where a picture is even
-    return flow
+    flow = new.new_zeros(len(new), 2, *new.shape[2:])
+    if min(new.shape[2:]) >= COARSEST:
+        coarse = optical_flow(F.avg_pool2d(new, 2), F.avg_pool2d(old, 2))
+        flow = 2 * F.interpolate(coarse, new.shape[2:], mode="bilinear")
+    slopes = torch.cat(torch.gradient(new, dim=(3, 2)), dim=1)
+    squares, cross = box_mean(slopes**2, WINDOW) + 4e-4, box_mean(slopes.prod(1, keepdim=True), WINDOW)
+    for _ in range(STEPS):  # the least squares of slopes * step = change
+        right = box_mean(slopes * (new - moved(old, flow)), WINDOW)
+        step = squares.flip(1) * right - cross * right.flip(1)
+        flow = flow + (step / (squares.prod(1, keepdim=True) - cross**2)).clamp(-2, 2)
+    return box_mean(flow, WINDOW)  # little is known of it where a picture is even
 
 
 def moved(images: Tensor, flow: Tensor, mode: str = "bilinear") -> Tensor:
     """Images (B, C, H, W), each pixel taken from `flow` (B, 2, H, W), px right and down, away from it."""
     height, width = images.shape[2:]
-    rows, columns = torch.arange(height)[:, None] + flow[:, 1], torch.arange(width) + flow[:, 0]
-    grid = torch.stack([columns * (2 / (width - 1)) - 1, rows * (2 / (height - 1)) - 1], dim=-1)
+    stay = F.affine_grid(torch.eye(2, 3)[None], [1, 1, height, width], align_corners=True)
+    grid = stay + flow.permute(0, 2, 3, 1) * 2 / torch.tensor([width - 1, height - 1])
     return F.grid_sample(images, grid, mode, padding_mode="border", align_corners=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange
 
 from ..files import InputError
 from ..media import films
@@ -90,8 +90,7 @@ class _Copy:
         """Draw a frame and write it at its own time, the first of two that have the same."""
         pixels, pixel_shape = films.pixels(frame, self.picture)
         if self.encoder is None:
-            colours = films.matrix(frame)  # HDR is drawn, and written, in those of BT.709
-            self._start(*pixels.shape[:2], Colorspace.ITU709 if colours == films.BT2020 else colours, pixel_shape)
+            self._start(*pixels.shape[:2], films.matrix(frame), pixel_shape)
         length = frame.duration or round(1 / (self.rate * self.picture.time_base))
         time = frame.pts
         if time is None:
@@ -117,7 +116,8 @@ class _Copy:
         self.encoder.pix_fmt = "yuv420p" if width % 2 == height % 2 == 0 else "yuv444p"
         context = self.encoder.codec_context
         context.time_base, context.sample_aspect_ratio = self.picture.time_base, pixel_shape
-        context.colorspace, context.color_range = matrix, ColorRange.MPEG
+        context.color_range = ColorRange.MPEG
+        context.colorspace = films.BT601 if matrix == films.BT601 else films.BT709  # HDR has become that
         self.copies = {index: self.output.add_stream_from_template(stream) for index, stream in self.kept.items()}
         for index, copy in self.copies.items():
             copy.disposition = self.kept[index].disposition
