@@ -109,7 +109,7 @@ def matrix(frame) -> int:
 
 
 def as_bt709(rgb: np.ndarray, transfer: int) -> np.ndarray:
-    """Uint16 (H, W, 3) in BT.2020 -> uint8 in BT.709, HDR too, whose reference white becomes 75 % and leaves room above.
+    """Uint16 (H, W, 3) in BT.2020 -> uint8 in BT.709, also of HDR, whose reference white becomes 75 %.
 
     HLG is made to be shown as it is where there is no HDR, so PQ becomes HLG of 1,000 cd/m², both as in ITU-R BT.2100,
     HLG's gamma of 1.2 channel by channel; primaries change in the light of BT.1886.

@@ -162,8 +162,8 @@ def hdr_film(path: Path, transfer: int, signal: float, matrix=9) -> Path:
 
 
 @pytest.mark.parametrize(("transfer", "signal", "grey"), [
-    (films.PQ, PQ_203, 0.75 * 255), (films.HLG, HLG_203, 0.75 * 255), (films.PQ, PQ_100, 0.63 * 255), (14, 0.5, 0.5 * 255),
-    (films.PQ, 0.0, 0), (films.PQ, 0.7518, 255), (films.PQ, 1.0, 255),
+    (films.PQ, PQ_203, 0.75 * 255), (films.HLG, HLG_203, 0.75 * 255), (films.PQ, PQ_100, 0.63 * 255),
+    (14, 0.5, 0.5 * 255), (films.PQ, 0.0, 0), (films.PQ, 0.7518, 255), (films.PQ, 1.0, 255),
 ])  # fmt: skip
 def test_an_hdr_film_is_shown_as_other_films_are(transfer, signal, grey, tmp_path):
     """Reference white is 75 %, as HLG has it, below the highlights; BT.2020 that is not HDR keeps its greys."""
