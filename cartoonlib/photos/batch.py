@@ -61,7 +61,8 @@ def _export(generator, options: argparse.Namespace) -> None:
 
 def _is_drawn(target: Path) -> bool:
     """Whether the cartoon is there already, in its own format or, for alpha, as a PNG."""
-    return os.path.exists(target) or target.suffix.lower() in FORMATS and os.path.exists(formats.with_alpha(target))
+    is_picture = target.suffix.lower() in FORMATS
+    return os.path.exists(target) or (is_picture and os.path.exists(formats.with_alpha(target)))
 
 
 def _draw_all(pairs: list[folders.Pair], cartoonizer: Cartoonizer, problems: list[str]) -> None:

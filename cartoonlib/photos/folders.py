@@ -21,7 +21,8 @@ def find(given: list[str], output: Path, style: str, overwrite: bool) -> tuple[l
     places, in_folders, problems, notes = _photos(given, output)
     targets: dict[str, Pair] = {}  # by the target's name in lower case: some disks do not tell A.png from a.png
     for file, folder in places.values():
-        candidates = _candidates(file, folder, output, style)
+        names = [f"{name}-{style}{suffix_of_cartoon(file)}" for name in (file.stem, file.name)]
+        candidates = [place / name for place in (folder, output / file.absolute().parent.name) for name in names]
         target = next((path for path in candidates if str(path).casefold() not in targets), None)
         if target is None:
             problems.append(f"{file}: its name is taken by another photo; give another folder with -o")
@@ -42,7 +43,9 @@ def find(given: list[str], output: Path, style: str, overwrite: bool) -> tuple[l
 
 def _photos(given: list[str], output: Path) -> tuple[dict[str, tuple[Path, Path]], set[str], list[str], list[str]]:
     """Every file once, by its real path, with the folder for its cartoon; which were in folders; problems; notes."""
-    places, in_folders, problems, notes = {}, set(), [], []
+    places: dict[str, tuple[Path, Path]] = {}
+    in_folders: set[str] = set()
+    problems, notes = [], []
     readable = suffixes() | VIDEOS
     for name in given:
         path = Path(os.path.expanduser(name))
@@ -61,10 +64,3 @@ def _photos(given: list[str], output: Path) -> tuple[dict[str, tuple[Path, Path]
         else:
             problems.append(f"{name or 'an empty name'}: there is no such file or folder")
     return places, in_folders, problems, notes
-
-
-def _candidates(file: Path, folder: Path, output: Path, style: str) -> list[Path]:
-    """Where the cartoon of a file may go, the best place first."""
-    suffix = suffix_of_cartoon(file)
-    names = (f"{file.stem}-{style}{suffix}", f"{file.name}-{style}{suffix}")
-    return [place / name for place in (folder, output / file.absolute().parent.name) for name in names]

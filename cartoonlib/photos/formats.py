@@ -16,14 +16,16 @@ SAVE = {"JPEG": {"quality": 92, "subsampling": 0}, "WEBP": {"quality": 92}, "TIF
 
 def suffix_of_cartoon(file: Path) -> str:
     """The file's own suffix, where that format is also written; else .mkv for videos and .png for pictures."""
-    if (suffix := file.suffix.lower()) in (*FORMATS, *CONTAINERS):
+    suffix = file.suffix.lower()
+    if suffix in FORMATS or suffix in CONTAINERS:
         return file.suffix
     return ".mkv" if suffix in VIDEOS else ".png"
 
 
 def with_alpha(path: Path) -> Path:
     """Where a picture with alpha goes whose own format cannot hold it: beside its place, as a PNG."""
-    return path.with_name(f"{path.name}.png") if FORMATS[path.suffix.lower()] in ("JPEG", "BMP") else path
+    name = FORMATS[path.suffix.lower()]
+    return path.with_name(f"{path.name}.png") if name in ("JPEG", "BMP") else path
 
 
 def write(path: Path, picture: np.ndarray, alpha: np.ndarray | None = None) -> None:

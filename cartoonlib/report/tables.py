@@ -9,6 +9,7 @@ from ..files import InputError
 ROW = ("style", "variant", "steps", "seed", "n", "metric", "features", "value", "low", "high")
 METRICS = {  # the arrow marks those of which less or more is better; changes are best near 0
     "style_distance": "style distance / the photo's ↓", "kid_cartoon": "KID × 1000 to cartoons ↓",
+    "face_style_distance": "style distance by dlib's face features / the photo's ↓",
     "kid_photo": "KID × 1000 to photos", "flatness": "share of flat pixels", "content_distance": "content distance ↓",
     "landmark_error": "landmark error / eye distance ↓", "likeness": "share of faces known again ↑",
     "stroke": "strokes on the forehead / the photo's ↓", "mesh": "mesh / the photo's ↓",
@@ -17,9 +18,10 @@ METRICS = {  # the arrow marks those of which less or more is better; changes ar
     "blacks": "blacks, change of L", "milliseconds": "ms an image ↓",
     "hand_made_error": "distance to hand-made points / eye distance ↓",
 }  # fmt: skip
-DISTANCES = ["style_distance", "kid_cartoon", "kid_photo", "landmark_error", "likeness", "content_distance", "flatness"]
+STYLE = ["style_distance", "face_style_distance", "kid_cartoon"]  # by which pictures are like the cartoons
+DISTANCES = [*STYLE, "kid_photo", "landmark_error", "likeness", "content_distance", "flatness"]
 FAULTS = ["stroke", "mesh", "skin_dark", "skin_middle", "skin_light", "skin_worst", "blacks"]
-PAGE_METRICS = [*DISTANCES[:2], *DISTANCES[3:5], *FAULTS[:5], "flatness"]
+PAGE_METRICS = [*STYLE, "landmark_error", "likeness", *FAULTS[:5], "flatness"]
 GROUPS_OF_STYLES = ("photo", "style", "cartoons", "london")  # the other groups are rows of the ablation table
 
 
@@ -74,10 +76,12 @@ def title(metric: str, features: Iterable[str]) -> str:
 
 
 def table_markdown(rows: list[dict], metrics: list[str]) -> str:
-    """Rows of metrics.json: a line a variant, and in each metric's column value [low, high]."""
+    """Rows of metrics.json: a line a variant, and in each measured metric's column value [low, high]."""
+    metrics = [m for m in metrics if any(row["metric"] == m for row in rows)] or metrics  # older files lack some
     found, titles = zip(*(measured(rows, metric) for metric in metrics))
     keys = list(dict.fromkeys(key for column in found for key in column))
     shown = [i for i in range(4) if i == 1 or len({key[i] for key in keys}) > 1]  # what all lines share is left out
-    values = [[interval(column[key]) if key in column else "" for column in found] for key in keys]
-    lines = [[key[i] for i in shown] + line for key, line in zip(keys, values)]
+    lines = []
+    for key in keys:
+        lines.append([key[i] for i in shown] + [interval(column[key]) if key in column else "" for column in found])
     return table([ROW[i] for i in shown] + list(titles), lines, len(shown))
