@@ -1080,10 +1080,16 @@ def test_an_exported_generator_draws_the_same(plain, photo, tmp_path, generator,
     assert not (tmp_path / "cartoons").exists() and not (tmp_path / "again.onnx").exists()
 
 
+@pytest.fixture(scope="module")
+def exported(generator) -> bytes:
+    """The generator as an ONNX model, which takes seconds to make."""
+    return to_onnx(generator)
+
+
 @pytest.mark.parametrize("wrong", [lambda self, photo: photo, lambda self, photo: photo * float("nan")])
 @pytest.mark.parametrize("name", ["__call__", "unfiltered"])
-def test_an_export_that_differs_is_not_written(name, wrong, generator, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx, "to_onnx", lambda generator, content=to_onnx(generator): content)
+def test_an_export_that_differs_is_not_written(name, wrong, generator, exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx, "to_onnx", lambda _: exported)
     monkeypatch.setattr(OnnxGenerator, name, wrong)
     with pytest.raises(InputError, match="differs from PyTorch by .*, so it was not written"):
         export_onnx(generator, tmp_path / "a.onnx")
