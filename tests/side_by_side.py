@@ -18,7 +18,7 @@ NBVAL = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=300", "-x",
 
 
 def run(units: list[str], notebooks: list[str]) -> int:
-    """Run two commands side by side -> the first exit status that is not 0. The second one's results are thrown away."""
+    """Run two commands side by side -> the first exit status that is not 0. The second's results are thrown away."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as results:
         here = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
         there, said = here | {"CARTOONLIB_RESULTS": results}, Path(results, "said")
