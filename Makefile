@@ -20,11 +20,8 @@ help: ## list the targets
 reproduce: .venv/ready ## run all notebooks in order and regenerate every figure: make reproduce PROFILE=quick
 	@$(BIN)/python -m cartoonlib.report reproduce $(PROFILE)
 
-test: .venv/ready ## unit tests, then the notebooks under nbval, on the processor, which gives the same bits twice; then those of a GPU
-	@CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest tests
-	@results=$$(mktemp -d) && trap 'rm -rf "$$results"' EXIT && \
-		CUDA_VISIBLE_DEVICES= CARTOONLIB_RESULTS=$$results $(BIN)/python -m pytest \
-		--nbval-lax --nbval-current-env --nbval-cell-timeout=300 -x -p no:cacheprovider $(NOTEBOOKS)
+test: .venv/ready ## unit tests and, beside them, the notebooks under nbval, on the processor, which gives the same bits twice; then those of a GPU
+	@$(BIN)/python tests/side_by_side.py $(NOTEBOOKS)
 	@if nvidia-smi -L > /dev/null 2>&1; then $(BIN)/python -m pytest tests -m gpu; fi
 
 cartoonize: .venv/ready ## turn a photo, or a folder of photos, into cartoons: make cartoonize PHOTO=photo.jpg STYLE=anime

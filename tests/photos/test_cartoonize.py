@@ -1069,13 +1069,25 @@ def test_a_video_that_is_stopped_leaves_nothing(tmp_path):
 # --- other runtimes ---------------------------------------------------------------------------------------------------
 
 
-def test_an_exported_generator_draws_the_same(plain, photo, tmp_path, generator, capsys):
+@pytest.fixture(scope="module")
+def exported(generator) -> bytes:
+    """The generator as an ONNX model, which takes seconds to make."""
+    return to_onnx(generator)
+
+
+def test_an_exported_generator_draws_the_same(plain, photo, tmp_path, generator, exported, monkeypatch, capsys):
     source, model = saved(Image.fromarray(photo), tmp_path / "a.png"), tmp_path / "plain.onnx"
     assert command("--style", "plain", "--export", model) == 0 and "differs from PyTorch by" in capsys.readouterr().out
     by_file = shipped.load(str(model))
     assert (by_file.filter_eps, by_file.filter_radius) == (generator.filter_eps, generator.filter_radius)
     drawn = cartoonize(by_file, photo, scale=1).astype(int)
     assert abs(drawn - cartoonize(generator, photo, scale=1)).max() <= 1
+
+    def made_before(of):
+        assert all(map(torch.equal, of.state_dict().values(), generator.state_dict().values()))
+        return exported
+
+    monkeypatch.setattr(onnx, "to_onnx", made_before)
     for number, how in enumerate((["--style", "plain"], ["--style", "plain", "--runtime", "onnx"], ["--style", model])):
         assert command(source, "-o", tmp_path / str(number), *how) == 0
     images = [np.asarray(Image.open(tmp_path / str(number) / "a-plain.png")).astype(int) for number in range(3)]
@@ -1089,8 +1101,8 @@ def test_an_exported_generator_draws_the_same(plain, photo, tmp_path, generator,
 
 @pytest.mark.parametrize("wrong", [lambda self, photo: photo, lambda self, photo: photo * float("nan")])
 @pytest.mark.parametrize("name", ["__call__", "unfiltered"])
-def test_an_export_that_differs_is_not_written(name, wrong, generator, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx, "to_onnx", lambda generator, content=to_onnx(generator): content)
+def test_an_export_that_differs_is_not_written(name, wrong, generator, exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx, "to_onnx", lambda _: exported)
     monkeypatch.setattr(OnnxGenerator, name, wrong)
     with pytest.raises(InputError, match="differs from PyTorch by .*, so it was not written"):
         export_onnx(generator, tmp_path / "a.onnx")
