@@ -18,12 +18,6 @@ def styles() -> list[str]:
     return sorted(path.stem for path in GENERATORS.glob("*.safetensors"))
 
 
-def _found() -> dict[str, Path]:
-    """Style -> its generator: those that `make style` made, and those that come with the project."""
-    folders = files.RESULTS / "styles", GENERATORS
-    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.safetensors"))}
-
-
 def load(style: str):
     """The generator of a style that comes with the project or `make style` made, or of a safetensors or ONNX file.
 
@@ -46,10 +40,11 @@ def load(style: str):
             return generator
         except Exception as error:  # safetensors raises many kinds
             raise InputError(f"{own} is no generator of this project ({str(error).splitlines()[0]}).") from None
-    if not (found := _found()):
+    found = {p.stem: p for folder in (files.RESULTS / "styles", GENERATORS) for p in folder.glob("*.safetensors")}
+    if not found:
         raise InputError(f"There is no generator in {GENERATORS}: fetch it from the project, or give one with --style.")
     if style not in found:
-        known = ", ".join(found)
+        known = ", ".join(sorted(found))
         raise InputError(f"There is no style `{style}`: choose one of {known}, or give a .safetensors or .onnx file.")
     path = found[style]
     card = path.with_suffix(".md")

@@ -1,9 +1,8 @@
 """`make style`: a generator in the style of a folder, in a few steps at 32 px, from drawings that a package brings."""
 
-import hashlib
-import json
 import re
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from cartoonlib.dataset.batches import Batches
 from cartoonlib.dataset.prepare import prepare
 from cartoonlib.files import InputError
 from cartoonlib.photos import shipped
-from cartoonlib.runs import store, style
+from cartoonlib.runs import style
 from cartoonlib.runs.profiles import load_profile
 
 needs_generators = pytest.mark.skipif(not style.MEANS.exists(), reason="needs the shipped generators of a clone")
@@ -39,8 +38,8 @@ def small(tmp_path, monkeypatch, processed, face_set):
     """Styles are made at 32 px, of six photos, in seven steps of half a minute each; returns their folder."""
     reference = load_profile("reference").replace(size=32, segments=20, precision="fp32")
     monkeypatch.setattr(style, "load_profile", lambda _name: reference)
-    monkeypatch.setattr(style, "FEWEST", {"cartoons": 30, "faces": 6})
-    monkeypatch.setattr(style, "_nearest", lambda _cartoons: "comic")  # the means are of pictures of 144 px
+    monkeypatch.setattr(style, "FEWEST_FACES", 6)
+    monkeypatch.setattr(style, "nearest", lambda _cartoons: "comic")  # the means are of pictures of 144 px
     monkeypatch.setattr(style.Style, "seconds_of_a_step", lambda _self: 30.0)
     monkeypatch.setattr(files, "RESULTS", tmp_path / "results")
 
@@ -64,14 +63,14 @@ def test_a_style_is_made_of_a_folder_and_found_by_its_name(small, comics, monkey
     monkeypatch.setattr(sys, "argv", ["style", str(comics), "--minutes", "4"])
     style.main()
     said = capsys.readouterr()
-    assert said.out.splitlines()[-1] == "Draw with it: make cartoonize PHOTO=photo.jpg STYLE=comics"
+    assert said.out.strip().endswith("png; draw with it: make cartoonize PHOTO=photo.jpg STYLE=comics")
     assert "30.00 s a step: 7 steps in 4 minutes" in said.err
     assert set(contents(small)) == {f"comics.{kind}" for kind in ("json", "md", "png", "safetensors")}
     made, begun = shipped.load("comics").state_dict(), shipped.load("comic").state_dict()
     assert any(not torch.equal(made[key], begun[key]) for key in made)
     assert all((made[key] - begun[key]).abs().max() < 0.1 for key in made)  # it has gone on from that one
     card = (small / "comics.md").read_text(encoding="utf-8")
-    assert "30: comics (licence: its owner's)" in card and "7 steps from the generator of `comic`" in card
+    assert "comics (licence: its owner's)" in card and "7 steps from the generator of `comic`" in card
     with Image.open(small / "comics.png") as sheet:
         assert sheet.size == (2 * 32, 4 * 32)  # drawings, photos held out, before, after
     before = contents(small)
@@ -109,7 +108,7 @@ def test_a_style_that_is_killed_goes_on_to_the_same_bits(small, comics, tmp_path
 def test_a_style_that_exists_is_kept(small, comics):
     style.learn(str(comics), minutes=4)
     before = contents(small)
-    with pytest.raises(InputError, match="There is a style `comics` of other drawings, photos or minutes") as error:
+    with pytest.raises(InputError, match="The style `comics` is there, of other drawings, photos or minutes") as error:
         style.learn(str(comics), minutes=5)
     assert one_sentence(error) and contents(small) == before
 
@@ -127,7 +126,7 @@ def test_three_drawings_are_too_few(small, comics, tmp_path):
     few.mkdir()
     for path in sorted(comics.iterdir())[:3]:
         (few / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(InputError, match="few: 3 cartoons can be used, and 30 are needed: give more") as error:
+    with pytest.raises(InputError, match="few: 3 usable cartoons, 30 are needed: give more") as error:
         style.learn(str(few))
     assert one_sentence(error) and not small.exists()
 
@@ -142,22 +141,18 @@ def test_no_time_is_said_to_be_too_little(small, comics, minutes):
 @needs_generators
 def test_the_nearest_style_is_chosen_and_said(comics, cartoon_set, capsys):
     drawings = np.stack([np.asarray(Image.open(path)) for path in sorted(comics.iterdir())[:8]])
-    assert style._nearest(replace_images(cartoon_set, drawings)) == "cartoonset"
+    assert style.nearest(replace(cartoon_set, images=drawings)) == "cartoonset"
     said = capsys.readouterr().err
     distances = [float(number) for number in re.findall(r"(?:cartoonset|anime|comic|ghibli) (\d+\.\d)", said)]
-    assert len(distances) == 4 and distances == sorted(distances) and "cartoonset is the start" in said
+    assert len(distances) == 4 and distances == sorted(distances) and "the first is the start" in said
 
 
 @needs_generators
 def test_photos_in_place_of_drawings_are_refused(cartoon_set, face_photos):
     photos = np.stack([np.asarray(Image.fromarray(photo).resize((144, 144))) for photo in face_photos])
-    with pytest.raises(InputError, match="100% of its pictures are more like photos than like drawings") as error:
-        style._nearest(replace_images(cartoon_set, photos))
+    with pytest.raises(InputError, match="100% of its pictures look like photos: give drawings") as error:
+        style.nearest(replace(cartoon_set, images=photos))
     assert one_sentence(error)
-
-
-def replace_images(images, others):
-    return style.replace(images, images=others)
 
 
 @needs_generators
