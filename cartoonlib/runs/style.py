@@ -49,10 +49,10 @@ def learn(drawings: str, photos: str = "embedded_faces", minutes: float = 20.0) 
     if (GENERATORS / path.name).exists():
         raise InputError(f"A style `{name}` comes with the project: give your folder or film another name.")
     cartoons = prepare(drawings, size, limit=1000, test_fraction=0.0, kind="cartoons")
-    faces = prepare(photos, size, limit=1000, test_fraction=0.2, kind="faces")
+    faces = prepare(photos, size, limit=1000, test_fraction=0.3, kind="faces")
     for images, fewest in (cartoons, FEWEST), (faces, FEWEST_FACES):
-        if len(images.images) < fewest:
-            raise InputError(f"{images.title}: {len(images.images)} usable {images.kind}, {fewest} are needed: give more.")
+        if (count := len(images.images)) < fewest:
+            raise InputError(f"{images.title}: {count} {images.kind} can be used, and {fewest} are needed: give more.")
     plan, asked = path.with_suffix(".json"), {"data": [cartoons.hash, faces.hash], "minutes": minutes}
     if not plan.exists():  # the number of steps names the run, so it is set once, and kept
         style = Style(cartoons, faces, nearest(cartoons), steps=TIMED, every=2)

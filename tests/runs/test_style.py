@@ -126,7 +126,7 @@ def test_three_drawings_are_too_few(small, comics, tmp_path):
     few.mkdir()
     for path in sorted(comics.iterdir())[:3]:
         (few / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(InputError, match="few: 3 usable cartoons, 30 are needed: give more") as error:
+    with pytest.raises(InputError, match="few: 3 cartoons can be used, and 30 are needed: give more") as error:
         style.learn(str(few))
     assert one_sentence(error) and not small.exists()
 
