@@ -33,7 +33,7 @@ FEWEST, FEWEST_FACES = 30, 8  # drawings, photos
 TIMED, SHOWN = 6, 8  # steps that are timed before the number of all is set; pictures in a row of the sheet
 SETTINGS = {  # for minutes of two cores, and with networks that packages bring; the anchor lets go of the nearest look
     "name": "styles", "perceptual": "efficientnet_lite0", "batch": 8, "on_divergence": "back_off",
-    "weights": {"anchor": 4.0, "surface": 2.0, "texture": 6.0},
+    "weights": {"anchor": 4.0, "surface": 2.0, "texture": 6.0, "landmark": 80.0},
 }  # fmt: skip
 
 
