@@ -2,7 +2,9 @@
 PROFILE ?= quick
 WORKERS ?= 2
 STYLE ?= cartoonset
-export PHOTO STYLE
+MINUTES ?= 20
+FACES ?= embedded_faces
+export PHOTO STYLE CARTOONS FACES MINUTES
 PYTHON ?= python3
 BIN := .venv/bin
 # Settings of this user for other projects: pip would install elsewhere, Jupyter take another project's kernel.
@@ -12,7 +14,7 @@ unexport PIP_TARGET PIP_PREFIX PIP_ROOT JUPYTER_PATH CDPATH
 # The report's own, and no copies that were made of them.
 NOTEBOOKS = $(shell ls notebooks | LC_ALL=C grep -xE '[0-9][0-9]_[a-z_]+\.ipynb' | sed 's|^|notebooks/|')
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test cartoonize demo page bench ablations lab report readme verify soak audit outputs lock clean
+.PHONY: help reproduce test cartoonize style demo page bench ablations lab report readme verify soak audit outputs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -26,6 +28,9 @@ test: .venv/ready ## unit tests and, beside them, the notebooks under nbval, on 
 
 cartoonize: .venv/ready ## turn a photo, or a folder of photos, into cartoons: make cartoonize PHOTO=photo.jpg STYLE=anime
 	@$(if $(PHOTO),,$(error Say which photo: make cartoonize PHOTO=photo.jpg))$(BIN)/python -m cartoonlib "$$PHOTO" --style "$$STYLE"
+
+style: .venv/ready ## a generator in the style of your own drawings or film: make style CARTOONS=~/comics MINUTES=20
+	@$(if $(CARTOONS),,$(error Say whose style: make style CARTOONS=~/comics))$(BIN)/python -m cartoonlib.runs.style "$$CARTOONS" --faces "$$FACES" --minutes "$$MINUTES"
 
 demo: .venv/ready ## the same in a browser: notebook 08 as a page, for this machine alone, at the address that it prints
 	@bin="$$(cd "$(BIN)" && pwd)" && cd notebooks && "$$bin/voila" 08_your_photo.ipynb

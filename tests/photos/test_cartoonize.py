@@ -401,7 +401,7 @@ def test_a_style_is_what_its_card_describes(plain, photo):
     assert shipped.styles() == ["plain"]
     by_name, by_path = shipped.load("plain"), shipped.load(str(plain))
     assert all(torch.equal(a, b) for a, b in zip(by_name.parameters(), by_path.parameters(), strict=True))
-    with pytest.raises(InputError, match="no style `paprika`: choose one of plain"):
+    with pytest.raises(InputError, match="no style `paprika`: choose one of .*plain"):
         shipped.load("paprika")
     content = bytearray(plain.read_bytes())
     content[-1] ^= 1
