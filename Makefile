@@ -2,7 +2,9 @@
 PROFILE ?= quick
 WORKERS ?= 2
 STYLE ?= cartoonset
-export PHOTO STYLE
+MINUTES ?= 20
+FACES ?= embedded_faces
+export PHOTO STYLE CARTOONS FACES MINUTES
 PYTHON ?= python3
 BIN := .venv/bin
 # Settings of this user for other projects: pip would install elsewhere, Jupyter take another project's kernel.
@@ -12,7 +14,7 @@ unexport PIP_TARGET PIP_PREFIX PIP_ROOT JUPYTER_PATH CDPATH
 # The report's own, and no copies that were made of them.
 NOTEBOOKS = $(shell ls notebooks | LC_ALL=C grep -xE '[0-9][0-9]_[a-z_]+\.ipynb' | sed 's|^|notebooks/|')
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test cartoonize demo page bench ablations lab report readme verify soak audit outputs lock clean
+.PHONY: help reproduce test cartoonize style demo page bench ablations lab report readme verify soak audit outputs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -20,15 +22,15 @@ help: ## list the targets
 reproduce: .venv/ready ## run all notebooks in order and regenerate every figure: make reproduce PROFILE=quick
 	@$(BIN)/python -m cartoonlib.report reproduce $(PROFILE)
 
-test: .venv/ready ## unit tests, then the notebooks under nbval, on the processor, which gives the same bits twice; then those of a GPU
-	@CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest tests
-	@results=$$(mktemp -d) && trap 'rm -rf "$$results"' EXIT && \
-		CUDA_VISIBLE_DEVICES= CARTOONLIB_RESULTS=$$results $(BIN)/python -m pytest \
-		--nbval-lax --nbval-current-env --nbval-cell-timeout=300 -x -p no:cacheprovider $(NOTEBOOKS)
+test: .venv/ready ## unit tests and, beside them, the notebooks under nbval, on the processor, which gives the same bits twice; then those of a GPU
+	@$(BIN)/python tests/side_by_side.py $(NOTEBOOKS)
 	@if nvidia-smi -L > /dev/null 2>&1; then $(BIN)/python -m pytest tests -m gpu; fi
 
 cartoonize: .venv/ready ## turn a photo, or a folder of photos, into cartoons: make cartoonize PHOTO=photo.jpg STYLE=anime
 	@$(if $(PHOTO),,$(error Say which photo: make cartoonize PHOTO=photo.jpg))$(BIN)/python -m cartoonlib "$$PHOTO" --style "$$STYLE"
+
+style: .venv/ready ## a generator in the style of your own drawings or film: make style CARTOONS=~/comics MINUTES=20
+	@$(if $(CARTOONS),,$(error Say whose style: make style CARTOONS=~/comics))$(BIN)/python -m cartoonlib.runs.style "$$CARTOONS" --faces "$$FACES" --minutes "$$MINUTES"
 
 demo: .venv/ready ## the same in a browser: notebook 08 as a page, for this machine alone, at the address that it prints
 	@bin="$$(cd "$(BIN)" && pwd)" && cd notebooks && "$$bin/voila" 08_your_photo.ipynb

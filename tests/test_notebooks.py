@@ -2,13 +2,17 @@
 
 import ast
 import inspect
+import os
 import re
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
+from side_by_side import NBVAL, PYTEST
 
 from cartoonlib import files, losses, representations
 from cartoonlib.profile import LOSSES
@@ -16,7 +20,6 @@ from cartoonlib.report.execute import notebooks_in
 
 NOTEBOOKS = notebooks_in(files.NOTEBOOKS)
 CHECKED, IGNORED = "nbval-check-output", "nbval-ignore-output"
-NBVAL = ["--nbval-lax", "--nbval-current-env"]  # as in the Makefile
 
 
 def tags(cell) -> list[str]:
@@ -129,9 +132,8 @@ def test_no_path_of_a_machine_is_in_it(notebook):
     assert not any(word in text for word in ("sys.path", "/home/", "/tmp/", "/root/"))
 
 
-def test_the_makefile_runs_nbval_like_this_test():
+def test_the_makefile_runs_the_notebooks_of_the_report_alone():
     makefile = (files.ROOT / "Makefile").read_text(encoding="utf-8")
-    assert all(option in makefile for option in NBVAL)
     assert makefile.count("$(NOTEBOOKS)") == 3  # make test, and twice make outputs: no copies and no drafts
 
 
@@ -152,9 +154,64 @@ def test_nbval_fails_when_a_checked_number_is_changed(tmp_path):
         cell.outputs = [new_output("execute_result", {"text/plain": kept}, execution_count=1)]
         content = new_notebook(cells=[cell], metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
         nbformat.write(content, tmp_path / f"{name}.ipynb")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", "--rootdir", str(tmp_path), *NBVAL]
-    result = subprocess.run([*command, str(tmp_path)], cwd=tmp_path, capture_output=True, encoding="utf-8")
+    options = [option for option in NBVAL if option != "-x"]  # all three
+    command = [*PYTEST, *options, "-rA", "--rootdir", str(tmp_path), str(tmp_path)]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8")
     lines = [line.split(" - ")[0] for line in result.stdout.splitlines() if line.startswith(("PASSED", "FAILED"))]
     assert result.returncode == 1, result.stdout
     expected = ["FAILED changed", "PASSED ignored", "PASSED right"]
     assert sorted(lines) == [f"{line}.ipynb::Cell 0" for line in expected]
+
+
+# --- side by side ---------------------------------------------------------------------------------------------------
+
+
+def both(units: str, notebooks: str, **options) -> subprocess.Popen:
+    """Two programs as `make test` runs its two halves."""
+    programs = [[sys.executable, "-c", code] for code in (units, notebooks)]
+    code = f"import sys, side_by_side; sys.exit(side_by_side.run(*{programs!r}))"
+    where = {"cwd": files.ROOT / "tests", "start_new_session": True, "encoding": "utf-8"}
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, **where)
+
+
+@pytest.mark.parametrize("units, notebooks, status", [(0, 0, 0), (3, 0, 3), (0, 4, 4), (3, 4, 3)])
+def test_each_half_of_the_tests_is_heard(units, notebooks, status):
+    process = both(f"print('units'); exit({units})", f"print('notebooks'); exit({notebooks})")
+    assert sorted(process.communicate()[0].split()) == ["notebooks", "units"] and process.returncode == status
+
+
+def test_what_the_notebooks_say_follows_the_units():
+    process = both("import time; time.sleep(0.5); print('units')", "print('notebooks')")
+    assert process.communicate()[0] == "units\nnotebooks\n"
+
+
+def test_notebooks_that_fail_say_so_at_once(tmp_path):
+    path = str(tmp_path / "there")
+    code = "import pathlib, time\nend = time.time() + 20\n"
+    code += f"while time.time() < end and not pathlib.Path({path!r}).exists(): time.sleep(0.05)\nprint('units')"
+    with both(code, "print('notebooks'); exit(1)") as process:
+        assert process.stdout.readline() == "notebooks\n"
+        Path(path).touch()
+        assert process.communicate()[0] == "units\n" and process.returncode == 1
+
+
+WAITS = """
+import pathlib, time
+there = pathlib.Path({path!r})
+try:
+    {first}
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("tidied up")
+    exit(2)
+"""
+
+
+@pytest.mark.parametrize("stop", [lambda process: os.killpg(process.pid, signal.SIGINT), subprocess.Popen.terminate])
+def test_ctrl_c_and_a_signal_to_end_reach_both_halves_of_the_tests(stop, tmp_path):
+    path = str(tmp_path / "there")
+    ready = "while not there.exists(): time.sleep(0.05)\n    print('ready', flush=True)"
+    with both(WAITS.format(path=path, first=ready), WAITS.format(path=path, first="there.touch()")) as process:
+        assert process.stdout.readline() == "ready\n"
+        stop(process)
+        assert process.communicate(timeout=20)[0] == "tidied up\n" * 2 and process.returncode == 2

@@ -1,4 +1,5 @@
 import json
+import signal
 import subprocess
 import sys
 import typing
@@ -12,6 +13,7 @@ from cartoonlib import files
 from cartoonlib.files import InputError
 from cartoonlib.profile import LOSSES, OF_A_STYLE, TABLES, Look, Profile, profile_of
 from cartoonlib.report.published import PUBLISHED, columns
+from cartoonlib.runs import __main__ as command
 from cartoonlib.runs.ablations import ablation_rows
 from cartoonlib.runs.profiles import load_profile
 from cartoonlib.runs.store import NOT_IN_KEY, PRETRAIN_SETTINGS, START_SETTINGS
@@ -291,18 +293,16 @@ def test_a_row_may_change_its_own_steps(folder):
     assert ablation_rows(Profile(name="test"))["sweep"]["longer"].train_steps == 70
 
 
-def test_the_command_prints_a_profile_or_one_sentence():
-    def run(*arguments):
-        return subprocess.run([sys.executable, "-m", "cartoonlib.runs", "profile", *arguments],
-                              cwd=files.ROOT, capture_output=True, text=True)  # fmt: skip
-
-    shown = run("smoke")
-    settings = yaml.safe_load(shown.stdout)
-    assert shown.returncode == 0
+def test_the_command_prints_a_profile_or_one_sentence(monkeypatch, capsys):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["runs", "profile", "smoke"])
+    command.main()
+    settings = yaml.safe_load(capsys.readouterr().out)
     assert profile_of(settings | {key: list(settings[key]) for key in ("faces", "styles")}) == load_profile("smoke")
-    wrong = run("nonsense")
-    assert wrong.returncode == 1 and wrong.stderr.strip().count("\n") == 0
-    assert "choose one of bench, paper, quick" in wrong.stderr
+    monkeypatch.setattr(sys, "argv", ["runs", "profile", "nonsense"])
+    with pytest.raises(SystemExit, match=r"^\n[^\n]* choose one of bench, paper, quick[^\n]*$"):
+        command.main()
+    assert capsys.readouterr() == ("", "")
 
 
 # --- weights and keys --------------------------------------------------------------------------------------------

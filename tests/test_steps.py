@@ -574,9 +574,3 @@ def test_two_processes_are_one_with_the_doubled_batch(job, tmp_path, face_set, c
             assert row | {"seconds": 0} == pytest.approx(expected | {"seconds": 0}, rel=0.01)
         assert not list(run.folder.glob(".*"))
     assert Run.open(tmp_path / "two" / whole.folder.name).summary["processes"] == 2
-
-
-def test_processes_do_not_wait_for_parameters_without_a_gradient(job, tmp_path):
-    """Without skips 46,176 parameters are dead, which DistributedDataParallel must be told."""
-    profile = TINY.replace(batch=4, processes=2, skips=False, pretrain_steps=3, train_steps=2)
-    assert job(profile, tmp_path / "runs", processes=2) == 0

@@ -99,8 +99,9 @@ def _draw_photo(path: Path, target: Path, cartoonizer: Cartoonizer, bar: tqdm) -
 
 def _draw_film(path: Path, target: Path, cartoonizer: Cartoonizer, bar: tqdm) -> list[str]:
     from . import video  # and PyAV, which no photo needs
+    from .steady import Steady
 
     if cartoonizer.faces:
         raise InputError("--faces is for photos: faces found anew in each frame would flicker")
     scale = cartoonizer.scale or usual_scale(video.first_frames(path))[0]
-    return video.convert(path, target, replace(cartoonizer, scale=scale), bar.update)
+    return video.convert(path, target, Steady(replace(cartoonizer, scale=scale)), bar.update)

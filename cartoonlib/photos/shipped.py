@@ -4,6 +4,7 @@ import hashlib
 import os
 from pathlib import Path
 
+from .. import files
 from ..files import ROOT, InputError
 
 # Those that come with the project: where they are made, or where pip puts them when it installs a copy.
@@ -18,7 +19,7 @@ def styles() -> list[str]:
 
 
 def load(style: str):
-    """The generator of a style that comes with the project, or of a safetensors or ONNX file of your own.
+    """The generator of a style that comes with the project or `make style` made, or of a safetensors or ONNX file.
 
     A Generator in evaluation mode, or an OnnxGenerator. The file of a style must have the SHA-256 that its model card
     names; nothing is ever unpickled. InputError says which styles there are.
@@ -39,12 +40,14 @@ def load(style: str):
             return generator
         except Exception as error:  # safetensors raises many kinds
             raise InputError(f"{own} is no generator of this project ({str(error).splitlines()[0]}).") from None
-    path = GENERATORS / f"{style}.safetensors"
-    if not (known := ", ".join(styles())):
+    found = {p.stem: p for folder in (files.RESULTS / "styles", GENERATORS) for p in folder.glob("*.safetensors")}
+    if not found:
         raise InputError(f"There is no generator in {GENERATORS}: fetch it from the project, or give one with --style.")
-    if style not in styles():
+    if style not in found:
+        known = ", ".join(sorted(found))
         raise InputError(f"There is no style `{style}`: choose one of {known}, or give a .safetensors or .onnx file.")
+    path = found[style]
     card = path.with_suffix(".md")
     if not card.exists() or hashlib.sha256(path.read_bytes()).hexdigest() not in card.read_text(encoding="utf-8"):
-        raise InputError(f"{path} is not the file that {card.name} describes: fetch both again (git checkout {path}).")
+        raise InputError(f"{path} is not the file that {card.name} describes: fetch or make both again.")
     return load_generator(path).float()

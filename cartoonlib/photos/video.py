@@ -116,7 +116,8 @@ class _Copy:
         self.encoder.pix_fmt = "yuv420p" if width % 2 == height % 2 == 0 else "yuv444p"
         context = self.encoder.codec_context
         context.time_base, context.sample_aspect_ratio = self.picture.time_base, pixel_shape
-        context.colorspace, context.color_range = matrix, ColorRange.MPEG
+        context.color_range = ColorRange.MPEG
+        context.colorspace = films.BT601 if matrix == films.BT601 else films.BT709  # HDR has become that
         self.copies = {index: self.output.add_stream_from_template(stream) for index, stream in self.kept.items()}
         for index, copy in self.copies.items():
             copy.disposition = self.kept[index].disposition

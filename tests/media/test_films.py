@@ -1,6 +1,7 @@
 """Films: the same upright pixels for training and for `cartoonize`, and frames of training over the whole length."""
 
 import io
+import itertools
 import re
 from fractions import Fraction
 from pathlib import Path
@@ -50,7 +51,7 @@ def test_a_video_becomes_cartoons_without_repeated_frames(tmp_path, monkeypatch)
 QUARTERS = {(-1, -1): (200, 60, 60), (1, -1): (60, 180, 60), (-1, 1): (60, 60, 200), (1, 1): (200, 200, 60)}
 
 
-def film(path: Path, size=(96, 64), frames=20, start=0, aspect=1, curve=2, display=None, cover=False) -> Path:
+def film(path: Path, size=(96, 64), frames=20, start=0, aspect=1, display=None, cover=False) -> Path:
     """Quarters of four colours, ten frames a second from `start` seconds on; display: a, b, c, d of the matrix."""
     picture = np.empty((size[1], size[0], 3), np.uint8)
     for (x, y), colour in QUARTERS.items():
@@ -59,7 +60,7 @@ def film(path: Path, size=(96, 64), frames=20, start=0, aspect=1, curve=2, displ
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=10)
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
-        stream.codec_context.sample_aspect_ratio, stream.codec_context.color_trc = Fraction(aspect), curve
+        stream.codec_context.sample_aspect_ratio = Fraction(aspect)
         if cover:
             still = container.add_stream("mjpeg", rate=1)
             still.width, still.height, still.pix_fmt, still.disposition = *size, "yuvj420p", Disposition.attached_pic
@@ -138,8 +139,51 @@ def test_pixels_of_a_film_become_squares_and_its_colours_those_of_its_size(tmp_p
     assert np.array_equal(frame, cartoonize_frames(source)[0])
     for (x, y), colour in QUARTERS.items():
         assert abs(frame[180 * (2 + y), 320 * (2 + x)].astype(int) - colour).max() < 8
-    with pytest.raises(InputError, match="hdr.mp4: it is HDR"):
-        training_frames(film(tmp_path / "hdr.mp4", curve=16))
+
+
+PQ_100, PQ_203, HLG_203 = 0.5081, 0.5807, 0.75  # signals of so much light in cd/m²: ITU-R BT.2408
+
+
+def hdr_film(path: Path, transfer: int, signal: float, matrix=9) -> Path:
+    """Five frames of a grey, 10 bit."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p10le"
+        stream.codec_context.color_trc, stream.codec_context.colorspace = transfer, matrix
+        stream.codec_context.color_primaries, stream.codec_context.color_range = 9, 1
+        for number in range(5):
+            frame = av.VideoFrame(64, 48, "yuv420p10le")
+            frame.pts, frame.time_base = number, Fraction(1, 10)
+            for plane, value in zip(frame.planes, (round(64 + 876 * signal), 512, 512)):
+                plane.update(np.full(plane.buffer_size // 2, value, np.uint16).tobytes())
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(("transfer", "signal", "grey"), [
+    (films.PQ, PQ_203, 0.75 * 255), (films.HLG, HLG_203, 0.75 * 255), (films.PQ, PQ_100, 0.63 * 255),
+    (14, 0.5, 0.5 * 255), (films.PQ, 0.0, 0), (films.PQ, 0.7518, 255), (films.PQ, 1.0, 255),
+])  # fmt: skip
+def test_an_hdr_film_is_shown_as_other_films_are(transfer, signal, grey, tmp_path):
+    """Reference white is 75 %, as HLG has it, below the highlights; BT.2020 that is not HDR keeps its greys."""
+    source = hdr_film(tmp_path / "hdr.mkv", transfer, signal)
+    (frame,) = training_frames(source).values()
+    assert abs(frame.astype(int) - grey).max() <= 2 and np.array_equal(frame, cartoonize_frames(source)[0])
+    with av.open(str(tmp_path / "copy.mp4")) as copy:
+        written = next(copy.decode(video=0))
+        assert written.colorspace == 1 and written.color_trc not in (films.PQ, films.HLG)
+        assert abs(written.to_ndarray(format="rgb24").astype(int) - frame).max() <= 3
+
+
+def test_colours_of_hdr_are_those_of_bt_709(tmp_path):
+    for colour in np.eye(3):
+        wide = np.linalg.inv(films.TO_709) @ colour / 10  # a dark primary of BT.709
+        signal = np.rint(65535 * np.maximum(wide, 0) ** (1 / 2.4)).astype(np.uint16)
+        shown = films.as_bt709(signal[None, None], 1)[0, 0]
+        assert abs(shown - 255 * (colour / 10) ** (1 / 2.4)).max() <= 12 and shown.argmax() == colour.argmax()
+    with pytest.raises(InputError, match="unusual.mkv: it is HDR with an unusual matrix"):
+        training_frames(hdr_film(tmp_path / "unusual.mkv", films.PQ, 0.5, matrix=10))
 
 
 def test_a_film_that_breaks_off_gives_what_came_before(tmp_path):
@@ -226,6 +270,49 @@ def test_tracks_keep_their_languages_and_titles_and_what_is_left_out_is_named(tm
         sounds = [("audio", language, None) for language in ("eng", "deu", "fra")]
         assert tracks == [("video", None, None), *sounds, ("subtitle", "fra", "for the deaf")]
         assert [bytes(packet) for packet in copy.demux(subtitles=0) if packet.size] == [b"hello", b"bye"]
+
+
+WEBVTT = b"WEBVTT\n\n00:00.000 --> 00:01.000\nhello\n\n00:01.000 --> 00:01.500\nbye\n"
+ASS = b"""[Script Info]
+ScriptType: v4.00+
+
+[V4+ Styles]
+Format: Name, Fontname, Fontsize
+Style: Default,Arial,20
+
+[Events]
+Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
+Dialogue: 0,0:00:00.00,0:00:01.00,Default,,0,0,0,,hello
+Dialogue: 0,0:00:01.00,0:00:01.50,Default,,0,0,0,,bye
+"""
+
+
+@pytest.mark.parametrize(("suffix", "sound", "kind", "text"), [
+    ("mkv", "ac3", "ass", ASS), ("mkv", "flac", "srt", SUBTITLES), ("webm", "libopus", "webvtt", WEBVTT),
+    ("mp4", "aac", "", b""), ("mov", "pcm_s16le", "", b""),
+])  # fmt: skip
+def test_all_tracks_of_sound_and_subtitles_are_kept(suffix, sound, kind, text, tmp_path):
+    webm = {"codec": "libvpx"} if suffix == "webm" else {}
+    source, film = made(tmp_path, suffix=suffix, sound=sound, sounds=2, **webm), tmp_path / f"both.{suffix}"
+    with av.open(str(source)) as a, av.open(str(film), "w") as output:
+        subtitles = [av.open(io.BytesIO(text), format=kind) for _ in range(2)] if kind else []
+        copies = {stream: output.add_stream_from_template(stream) for one in (a, *subtitles) for stream in one.streams}
+        for packet in itertools.chain(*(one.demux() for one in (a, *subtitles))):
+            if packet.dts is not None:
+                packet.stream = copies[packet.stream]
+                output.mux(packet)
+    target = tmp_path / f"copy.{'mkv' if suffix == 'webm' else suffix}"
+    assert video.convert(film, target, lambda pixels: pixels) == []
+    found = []
+    for path in (film, target):
+        with av.open(str(path)) as container:
+            others = list(container.streams)[1:]
+            tracks = {s.index: (s.codec_context.name, s.codec_context.extradata, []) for s in others}
+            for packet in container.demux(*others):
+                if packet.size:
+                    tracks[packet.stream.index][2].append((round(packet.pts * packet.time_base, 2), bytes(packet)))
+        found.append(tracks)
+    assert found[0] == found[1] and len(found[0]) == (4 if kind else 2)
 
 
 def test_a_film_that_changes_its_size_is_drawn_to_its_end(tmp_path):

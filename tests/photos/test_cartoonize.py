@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -330,6 +331,15 @@ def test_films_are_drawn_with_the_same_options(plain, tmp_path, monkeypatch):
     assert len(told) == 8 and all(how == wanted for how in told)
 
 
+def test_the_command_draws_films_steadily(plain, tmp_path, monkeypatch):
+    light = itertools.cycle([100, 110])
+    monkeypatch.setattr(cartoonizer, "cartoonize", lambda _, frame, **how: np.full_like(frame, next(light)))
+    assert command(film(tmp_path / "a.mp4"), "-o", tmp_path / "out", "--style", "plain") == 0
+    with av.open(str(tmp_path / "out" / "a-plain.mp4")) as copy:
+        lights = [frame.to_ndarray(format="rgb24").mean() for frame in copy.decode(video=0)]
+    assert len(lights) == 8 and abs(lights[0] - 100) < 2 and abs(np.diff(lights)).max() < 5
+
+
 def test_faces_alone_are_drawn(generator, face_photos):
     scene = np.full((400, 500, 3), 127, np.uint8)
     scene[100:228, 180:308] = face_photos[0]
@@ -391,7 +401,7 @@ def test_a_style_is_what_its_card_describes(plain, photo):
     assert shipped.styles() == ["plain"]
     by_name, by_path = shipped.load("plain"), shipped.load(str(plain))
     assert all(torch.equal(a, b) for a, b in zip(by_name.parameters(), by_path.parameters(), strict=True))
-    with pytest.raises(InputError, match="no style `paprika`: choose one of plain"):
+    with pytest.raises(InputError, match="no style `paprika`: choose one of .*plain"):
         shipped.load("paprika")
     content = bytearray(plain.read_bytes())
     content[-1] ^= 1
@@ -968,14 +978,13 @@ def test_a_preview_is_small(size, shown):
 # --- videos -----------------------------------------------------------------------------------------------------------
 
 
-def film(path: Path, size=(64, 48), frames=8, turned=False, aspect=None, curve=None) -> Path:
+def film(path: Path, size=(64, 48), frames=8, turned=False, aspect=None) -> Path:
     """Green on the left, red on the right, frames at 0, 1, 2, 4, 5, ... twelfths of a second, and a tone."""
     with av.open(str(path), "w") as output:
         picture, tone = output.add_stream("libx264", rate=12), output.add_stream("aac", rate=44100)
         picture.width, picture.height, picture.pix_fmt = *size, "yuv444p"
         tone.layout = "mono"
         picture.codec_context.sample_aspect_ratio = aspect or Fraction(1)
-        picture.codec_context.color_trc = curve or 2
         pixels = np.full((size[1], size[0], 3), (200, 60, 40), np.uint8)
         pixels[:, : size[0] // 2] = (20, 200, 90)
         for number in range(frames):
@@ -1030,8 +1039,6 @@ def test_pixels_that_are_not_square_and_colours_that_are_not_ours(tmp_path):
         video.convert(source, tmp_path / "b.mp4", lambda pixels: pixels)
         with av.open(str(tmp_path / "b.mp4")) as container:
             assert container.streams.video[0].sample_aspect_ratio == aspect
-    with pytest.raises(InputError, match="it is HDR"):
-        video.convert(film(tmp_path / "hdr.mp4", curve=16), tmp_path / "c.mp4", lambda pixels: pixels)
     with pytest.raises(InputError, match="16 each way"):
         video.convert(film(tmp_path / "small.mp4", (32, 8)), tmp_path / "c.mp4", lambda pixels: pixels)
     assert not (tmp_path / "c.mp4").exists() and not list(tmp_path.glob(".*"))
@@ -1062,13 +1069,25 @@ def test_a_video_that_is_stopped_leaves_nothing(tmp_path):
 # --- other runtimes ---------------------------------------------------------------------------------------------------
 
 
-def test_an_exported_generator_draws_the_same(plain, photo, tmp_path, generator, capsys):
+@pytest.fixture(scope="module")
+def exported(generator) -> bytes:
+    """The generator as an ONNX model, which takes seconds to make."""
+    return to_onnx(generator)
+
+
+def test_an_exported_generator_draws_the_same(plain, photo, tmp_path, generator, exported, monkeypatch, capsys):
     source, model = saved(Image.fromarray(photo), tmp_path / "a.png"), tmp_path / "plain.onnx"
     assert command("--style", "plain", "--export", model) == 0 and "differs from PyTorch by" in capsys.readouterr().out
     by_file = shipped.load(str(model))
     assert (by_file.filter_eps, by_file.filter_radius) == (generator.filter_eps, generator.filter_radius)
     drawn = cartoonize(by_file, photo, scale=1).astype(int)
     assert abs(drawn - cartoonize(generator, photo, scale=1)).max() <= 1
+
+    def made_before(of):
+        assert all(map(torch.equal, of.state_dict().values(), generator.state_dict().values()))
+        return exported
+
+    monkeypatch.setattr(onnx, "to_onnx", made_before)
     for number, how in enumerate((["--style", "plain"], ["--style", "plain", "--runtime", "onnx"], ["--style", model])):
         assert command(source, "-o", tmp_path / str(number), *how) == 0
     images = [np.asarray(Image.open(tmp_path / str(number) / "a-plain.png")).astype(int) for number in range(3)]
@@ -1082,8 +1101,8 @@ def test_an_exported_generator_draws_the_same(plain, photo, tmp_path, generator,
 
 @pytest.mark.parametrize("wrong", [lambda self, photo: photo, lambda self, photo: photo * float("nan")])
 @pytest.mark.parametrize("name", ["__call__", "unfiltered"])
-def test_an_export_that_differs_is_not_written(name, wrong, generator, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx, "to_onnx", lambda generator, content=to_onnx(generator): content)
+def test_an_export_that_differs_is_not_written(name, wrong, generator, exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx, "to_onnx", lambda _: exported)
     monkeypatch.setattr(OnnxGenerator, name, wrong)
     with pytest.raises(InputError, match="differs from PyTorch by .*, so it was not written"):
         export_onnx(generator, tmp_path / "a.onnx")

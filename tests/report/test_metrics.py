@@ -237,6 +237,10 @@ def test_points_set_by_hand_follow_their_face(tmp_path, monkeypatch):
     width = np.linalg.norm(truth[0, 0] - truth[0, 3])
     assert landmark_errors(truth, truth, london.EYES) == 0
     assert landmark_errors(truth + [width, 0], truth, london.EYES) == pytest.approx(1)
+    both = json.dumps(dict.fromkeys(("one", "two"), points.tolist()))
+    (tmp_path / "points189.json").write_text(both, encoding="utf-8")
+    Image.fromarray(astronaut).save(tmp_path / "two.jpg")
+    assert [len(london.hand_made_points(64, most).pictures) for most in (None, 1)] == [2, 1]
 
 
 class Still:
