@@ -22,11 +22,13 @@ def run(units: list[str], notebooks: list[str]) -> int:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as results:
         here = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
         there, said = here | {"CARTOONLIB_RESULTS": results}, Path(results, "said")
+        started = []
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it, and so would both
+        signal.signal(signal.SIGTERM, lambda *_: [each.send_signal(signal.SIGINT) for each in started])
         with said.open("wb") as log:
-            second = subprocess.Popen(notebooks, env=there, stdout=log, stderr=subprocess.STDOUT)
-        first = subprocess.Popen(units, env=here)
+            started.append(second := subprocess.Popen(notebooks, env=there, stdout=log, stderr=subprocess.STDOUT))
+        started.append(first := subprocess.Popen(units, env=here))
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal has sent it to both; this waits for them
-        signal.signal(signal.SIGTERM, lambda *_: [each.send_signal(signal.SIGINT) for each in (first, second)])
         while first.poll() is None and not second.poll():
             time.sleep(0.2)
         if first.poll() is not None:

@@ -79,6 +79,7 @@ def test_what_each_ablation_changes():
     original, repaired = rows["original"]["original"], rows["original"]["original + all repairs"]
     ours = {"start_steps": 0, "tone": False, "gate": False, "texture_features": False, "edge_aware": False}
     published = {"decay": 0.0, "anchor": 0.0, "landmark": 0.0, "surface": 0.1, "texture": 1.0, "padding": "zeros"}
+    published["output_radius"] = 1
     for row in (original, repaired):  # neither has what we added
         assert (ours | published).items() <= row.flat().items() and row.discriminator_rate == row.generator_rate == 2e-4
     defects = {"skips": False, "color_shift": "pixel", "sigmoid": True, "tanh": True, "slope": 0.01, "output_eps": 0.1}

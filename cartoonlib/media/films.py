@@ -100,7 +100,7 @@ def span(path: Path) -> Span:
 def matrix(frame) -> int:
     """The matrix between a frame's colours and RGB, BT709, BT601 or BT2020; InputError for one that is UNUSUAL."""
     if frame.colorspace in UNUSUAL:
-        raise InputError("it is HDR with an unusual matrix, whose colours would be wrong: convert it to BT.709 first")
+        raise InputError("its colours have an unusual matrix (ICtCp or constant luminance): convert it to BT.709 first")
     if frame.colorspace == BT2020 or frame.color_trc in (PQ, HLG):
         return BT2020
     # Files of high definition that do not name their matrix mean BT.709, all others BT.601.

@@ -60,7 +60,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("photos", nargs="*", metavar="PHOTO", help="pictures, videos, or folders of them")
     add("-o", "--output", default="cartoons", metavar="FOLDER", help="default: cartoons")
-    names = f"{', '.join(known)}, or a .safetensors or .onnx file (default: {default})"
+    names = f"{', '.join(known)}, one that `make style` made, or a .safetensors or .onnx file (default: {default})"
     add("--style", default=default, help=names)
     add("--strength", type=float, default=1.0, metavar="0..1", help="default: 1")
     view = "part of the size that the network sees (default: 100 px for the largest face, or 512 px on the short side)"

@@ -43,7 +43,7 @@ class Steady:
 
 
 def optical_flow(new: Tensor, old: Tensor) -> Tensor:
-    """Where each pixel of a grey image was in another, in px right and down: two (B, 1, H, W) -> (B, 2, H, W).
+    """Where each pixel of a grey image was in another, in px right and down: (B, 1, H, W) in [-1, 1] -> (B, 2, H, W).
 
     Lucas & Kanade, "An iterative image registration technique" (IJCAI 1981), from a coarse copy to the finest.
     """

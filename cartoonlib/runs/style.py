@@ -28,9 +28,9 @@ from .parallel import show_line, silent
 from .profiles import load_profile
 
 GENERATORS = files.ROOT / "results" / "reference" / "generators"
-MEANS = GENERATORS.parent / "means.json"  # style, or `photos` -> mean of its pictures' vectors (CONTRIBUTING.md)
+MEANS = GENERATORS.parent / "means.json"  # style, or `photos` -> mean of its pictures' vectors (README.md)
 FEWEST, FEWEST_FACES = 30, 8  # drawings, photos
-TIMED, SHOWN = 6, 8  # steps that are timed before the number of all is set; pictures in a row of the sheet
+TIMED, SHOWN = 16, 8  # steps that are timed before the number of all is set; pictures in a row of the sheet
 SETTINGS = {  # for minutes of two cores, and with networks that packages bring; the anchor lets go of the nearest look
     "name": "styles", "perceptual": "efficientnet_lite0", "batch": 8, "on_divergence": "back_off",
     "weights": {"anchor": 4.0, "surface": 2.0, "texture": 6.0, "landmark": 80.0},
@@ -53,11 +53,13 @@ def learn(drawings: str, photos: str = "embedded_faces", minutes: float = 20.0) 
     for images, fewest in (cartoons, FEWEST), (faces, FEWEST_FACES):
         if (count := len(images.images)) < fewest:
             raise InputError(f"{images.title}: {count} {images.kind} can be used, and {fewest} are needed: give more.")
+    if min(len(faces.part(split)) for split in ("train", "test")) < 2:
+        raise InputError(f"{faces.title}: of its photos, some must be for training and some held out: give other ones.")
     plan, asked = path.with_suffix(".json"), {"data": [cartoons.hash, faces.hash], "minutes": minutes}
     if not plan.exists():  # the number of steps names the run, so it is set once, and kept
-        style = Style(cartoons, faces, nearest(cartoons), steps=TIMED, every=2)
+        style = Style(cartoons, faces, nearest(cartoons), steps=TIMED, every=TIMED)
         seconds = style.seconds_of_a_step()
-        steps = max(TIMED, int((60 * minutes - (time.monotonic() - began)) / seconds))
+        steps = max(1, int((60 * minutes - (time.monotonic() - began)) / seconds))
         show_line(f"{seconds:.2f} s a step: {steps} steps in {minutes:g} minutes", keep=True)
         chosen = {"nearest": style.nearest, "steps": steps, "every": max(1, round(60 / seconds))}
         write_atomic(plan, json.dumps({"asked": asked, "chosen": chosen}, indent=1))
@@ -92,7 +94,7 @@ class Style:
     """A style that is made out of a shipped one, which is nearest; a checkpoint and a sheet `every` so many steps."""
 
     def __init__(self, cartoons: ImageSet, faces: ImageSet, nearest: str, steps: int, every: int):
-        often = {"log_every": min(20, every), "checkpoint_every": every, "train_steps": steps}
+        often = {"log_every": max(1, min(20, every // 3)), "checkpoint_every": every, "train_steps": steps}
         self.profile = load_profile("reference").of(nearest).replace(**SETTINGS, **often)
         self.sets, self.nearest = (faces, cartoons, cartoons.name), nearest
         self.source = GENERATORS / f"{nearest}.safetensors"
@@ -121,9 +123,11 @@ class Style:
         def preview(line: str) -> None:
             show_line(line)
             if (newest := sorted(folder.glob("checkpoint-*"))[-1:]) != seen:
-                seen[:], generator = newest, load_generator(self.source)
-                generator.load_state_dict(store.load_checkpoint(folder, lambda *_: None)["ema"])
-                self.sheet(path, generator)
+                seen[:], state = newest, store.load_checkpoint(folder, lambda *_: None)
+                if state:  # none is left when those that were there are damaged, or of before a training that diverged
+                    generator = load_generator(self.source)
+                    generator.load_state_dict(state["ema"])
+                    self.sheet(path, generator)
 
         run = self.train(runs, preview)
         save_generator(generator := run.generator().half(), path, title=run.summary["title"])
@@ -134,7 +138,10 @@ class Style:
         write_atomic(path.with_suffix(".md"), card.format(**about, style=self, run=run))
 
     def sheet(self, path: Path, generator: Generator) -> list[np.ndarray]:
-        """Photos, their cartoons by the nearest style and by this generator, which with some drawings become a PNG."""
+        """Photos, their cartoons by the nearest style and by this generator, which with some drawings become a PNG.
+
+        Three times uint8 (SHOWN, S, S, 3) of the training size.
+        """
         drawn = [to_uint8(network(to_tensor(self.photos))) for network in (load_generator(self.source), generator)]
         some = self.cartoons[np.linspace(0, len(self.cartoons) - 1, SHOWN).astype(int)]
         columns = [np.concatenate(column) for column in zip(some, self.photos, *drawn)]

@@ -182,7 +182,7 @@ def test_colours_of_hdr_are_those_of_bt_709(tmp_path):
         signal = np.rint(65535 * np.maximum(wide, 0) ** (1 / 2.4)).astype(np.uint16)
         shown = films.as_bt709(signal[None, None], 1)[0, 0]
         assert abs(shown - 255 * (colour / 10) ** (1 / 2.4)).max() <= 12 and shown.argmax() == colour.argmax()
-    with pytest.raises(InputError, match="unusual.mkv: it is HDR with an unusual matrix"):
+    with pytest.raises(InputError, match="unusual.mkv: its colours have an unusual matrix"):
         training_frames(hdr_film(tmp_path / "unusual.mkv", films.PQ, 0.5, matrix=10))
 
 

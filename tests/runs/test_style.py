@@ -80,7 +80,8 @@ def test_a_style_is_made_of_a_folder_and_found_by_its_name(small, comics, monkey
 
 
 @needs_generators
-def test_a_style_that_is_killed_goes_on_to_the_same_bits(small, comics, tmp_path, monkeypatch):
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_style_that_is_killed_goes_on_to_the_same_bits(damaged, small, comics, tmp_path, monkeypatch):
     style.learn(str(comics), minutes=4)
     whole = (small / "comics.safetensors").read_bytes()
     monkeypatch.setattr(files, "RESULTS", tmp_path / "again")
@@ -97,7 +98,10 @@ def test_a_style_that_is_killed_goes_on_to_the_same_bits(small, comics, tmp_path
         with pytest.raises(KeyboardInterrupt):
             style.learn(str(comics), minutes=4)
     assert set(contents(again)) - {"comics.png"} == {"comics.json"}  # the plan, and with luck a first preview
-    plan = (again / "comics.json").read_bytes()
+    plan, kept = (again / "comics.json").read_bytes(), list(again.glob("runs/comics-*/checkpoint-*"))
+    assert kept
+    for path in kept if damaged else ():
+        path.write_bytes(b"half a checkpoint")
     monkeypatch.setattr(style.Style, "seconds_of_a_step", None)
     style.learn(str(comics), minutes=4)
     assert (again / "comics.json").read_bytes() == plan
