@@ -83,12 +83,18 @@ def style_vectors(network: EfficientNetLite0, images: Tensor) -> Tensor:
 
     What a picture is drawn with, and little of what it shows: AdaIN's statistics of style (Huang & Belongie 2017).
     """
-    inside = network.normalised(_box(images, INSIDE))
-    return _look([network._blocks(inside, last) for last in STAGES])
+    x, maps = network._blocks(network.normalised(_box(images, INSIDE)), last=-1), []  # of its stem
+    for number, block in enumerate(network.layers._blocks[: STAGES[-1] + 1]):
+        x = block(x)
+        if number in STAGES:
+            maps.append(x)
+    return _look(maps)
 
 
 def face_style_vectors(network: FaceApiPersons, images: Tensor) -> Tensor:
-    """The same by dlib's recogniser, which no loss uses and no ImageNet has taught: aligned faces -> (B, 448)."""
+    """The same by dlib's recogniser, which no loss uses and no ImageNet has taught.
+
+    Aligned faces (B, 3, H, W) in [-1, 1] -> (B, 448): its later maps tell persons apart, and are left out."""
     maps = network.maps(images)
     return _look([maps[stage] for stage in PERSON_STAGES])
 

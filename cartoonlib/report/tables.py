@@ -77,7 +77,7 @@ def title(metric: str, features: Iterable[str]) -> str:
 
 def table_markdown(rows: list[dict], metrics: list[str]) -> str:
     """Rows of metrics.json: a line a variant, and in each measured metric's column value [low, high]."""
-    metrics = [m for m in metrics if any(row["metric"] == m for row in rows)] or metrics  # older files lack some
+    metrics = [m for m in metrics if any(row["metric"] == m for row in rows)] or metrics  # some need the London Set
     found, titles = zip(*(measured(rows, metric) for metric in metrics))
     keys = list(dict.fromkeys(key for column in found for key in column))
     shown = [i for i in range(4) if i == 1 or len({key[i] for key in keys}) > 1]  # what all lines share is left out

@@ -121,7 +121,7 @@ def test_rows_of_the_ablation_table_are_left_out_of_the_table_of_styles():
     ]
 
 
-def test_a_metric_that_older_result_files_lack_has_no_column():
+def test_a_metric_that_was_not_measured_has_no_column():
     rows = [measurement("full method", "style", metric, 0.5) for metric in tables.PAGE_METRICS]
     older = [row for row in rows if row["metric"] != "face_style_distance"]
     titles = [shown("styles", found).splitlines()[0].count("|") for found in (rows, older)]
