@@ -31,10 +31,9 @@ GENERATORS = files.ROOT / "results" / "reference" / "generators"
 MEANS = GENERATORS.parent / "means.json"  # style, or `photos` -> mean of its pictures' vectors (README.md)
 FEWEST, FEWEST_FACES = 30, 8  # drawings, photos
 TIMED, SHOWN = 16, 8  # steps that are timed before the number of all is set; pictures in a row of the sheet
-SETTINGS = {  # for minutes of two cores, and with networks that packages bring; the anchor lets go of the nearest look
-    "name": "styles", "perceptual": "efficientnet_lite0", "batch": 8, "on_divergence": "back_off",
-    "weights": {"anchor": 4.0, "surface": 2.0, "texture": 6.0, "landmark": 80.0},
-}  # fmt: skip
+# For minutes of two cores, and with networks that packages bring. The weights are the nearest style's: with a lighter
+# anchor, 4 or 8, its colours come off in patches.
+SETTINGS = {"name": "styles", "perceptual": "efficientnet_lite0", "batch": 8, "on_divergence": "back_off"}
 
 
 def learn(drawings: str, photos: str = "embedded_faces", minutes: float = 20.0) -> Path:
