@@ -1,6 +1,5 @@
 """How long drawing a photo takes, and how much memory, from 128 px to 24 megapixels."""
 
-import contextlib
 import itertools
 import subprocess
 import sys
@@ -108,8 +107,7 @@ def draw_here(way: str, generator: str, height: int, width: int, repeats: int) -
     draw = partial(cartoonize, generator, photo, scale=None if way == USUAL else 1.0)
     if way == WHOLE:
         draw = partial(generator, to_tensor(photo[None]))
-    precision = torch.autocast("cpu", torch.bfloat16) if way == "bfloat16" else contextlib.nullcontext()
-    with torch.no_grad(), precision:
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=way == "bfloat16"):
         seconds = timed({way: draw}, repeats, time.perf_counter)[way]
     return {"seconds": spread(seconds), "peak_mb": peak_memory(torch.device("cpu"))}
 
@@ -125,8 +123,9 @@ def flicker(generator: Callable, frames: int = 12) -> dict[str, float]:
     film = [photo[2 * t : 2 * t + 384, t : t + 384] for t in range(frames)]
     film = [np.clip(frame + noise.normal(0, 2, frame.shape), 0, 255).round().astype(np.uint8) for frame in film]
     alone = [cartoonize(generator, frame, scale=1.0) for frame in film]
-    steady = Steady(lambda frame, drawn=iter(alone): next(drawn))
-    films = {"film": film, "alone": alone, "cartoon": list(map(steady, film))}
+    drawn = iter(alone)
+    steady = Steady(lambda frame: next(drawn))
+    films = {"film": film, "alone": alone, "cartoon": [steady(frame) for frame in film]}
     return {name + end: _change(films[name], px) for end, px in (("", 1), ("_squares", 4)) for name in films}
 
 
@@ -152,7 +151,8 @@ def goals(rows: list[dict]) -> list[dict]:
             table.append({**goal, "failed": row["failed"], "met": False})
         elif row:
             found = {"seconds": row["seconds"]["median"], "gb": row["peak_mb"] / 1000}
-            table.append({**goal, "found": found, "met": all(found[name] < most for name, most in limits.items())})
+            met = all(found[quantity] < limit for quantity, limit in limits.items())
+            table.append({**goal, "found": found, "met": met})
     whole = [row for row in rows if row["way"] == WHOLE and "failed" not in row]
     for way in (USUAL, *TILES) if whole else ():
         height, width = whole[-1]["height"], whole[-1]["width"]
@@ -181,7 +181,7 @@ def variants(style: str, repeats: int, side: int = 512) -> list[dict]:
         reader = SimpleNamespace(get_next=lambda: next(inputs, None))
         quantize_static(paths["float32"], paths["int8"], reader, QuantFormat.QDQ, ["Conv"], per_channel=True)
         onnx.save(convert_float_to_float16(model, keep_io_types=True), paths["float16"])
-        models = {name: OnnxGenerator(path) for name, path in paths.items()}
+        models = {name: OnnxGenerator(path.read_bytes()) for name, path in paths.items()}
         sizes = {name: path.stat().st_size / 1e6 for name, path in paths.items()}
     seconds = timed({name: partial(draw, photo) for name, draw in models.items()}, repeats, time.perf_counter)
     exact, rows = to_uint8(models["float32"](photo)).astype(np.int16), []

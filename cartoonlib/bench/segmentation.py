@@ -28,8 +28,8 @@ def segment_felzenszwalb(image: np.ndarray, segments: int) -> np.ndarray:
     labels = segmentation.felzenszwalb(image, scale=1, sigma=0.8, min_size=10)
     channels = [np.ones(labels.shape), *np.moveaxis(image, 2, 0)]
     sums = list(np.stack([np.bincount(labels.ravel(), c.ravel()) for c in channels], axis=1))  # count, R, G, B
-    parent = list(range(len(sums)))
-    neighbors = {region: set() for region in parent}  # of the regions that are left
+    region_of = np.arange(len(sums))  # of each part that the cut found
+    neighbors = {region: set() for region in range(len(sums))}  # of the regions that are left
     heap = []
 
     def propose(a: int, b: int) -> None:
@@ -45,17 +45,14 @@ def segment_felzenszwalb(image: np.ndarray, segments: int) -> np.ndarray:
         _, a, b = heapq.heappop(heap)
         if a not in neighbors or b not in neighbors:
             continue  # one of them is part of a larger region by now
-        merged = len(parent)
-        parent[a] = parent[b] = merged
-        parent.append(merged)
+        merged = len(sums)
+        region_of[(region_of == a) | (region_of == b)] = merged
         sums.append(sums[a] + sums[b])
         neighbors[merged] = (neighbors.pop(a) | neighbors.pop(b)) - {a, b}
         for region in neighbors[merged]:
             neighbors[region] = neighbors[region] - {a, b} | {merged}
             propose(merged, region)
-    for region in reversed(range(len(parent))):  # a region is made after its parts
-        parent[region] = parent[parent[region]]
-    return np.unique(np.array(parent)[labels], return_inverse=True)[1].reshape(labels.shape)
+    return np.unique(region_of[labels], return_inverse=True)[1].reshape(labels.shape)
 
 
 def fill_segments(image: np.ndarray, labels: np.ndarray, adaptive: bool = True, brighten: float = 1.0) -> np.ndarray:
@@ -68,14 +65,11 @@ def fill_segments(image: np.ndarray, labels: np.ndarray, adaptive: bool = True, 
         squares = np.stack([np.bincount(labels, pixels[:, c] ** 2) for c in range(3)], axis=1) / count[:, None]
         deviation = np.sqrt(np.maximum(squares - colors**2, 0).mean(axis=1)) * 255  # one number per segment
         share = np.select([deviation < 20, deviation > 40], [0.0, 1.0], 0.5)[:, None]  # of the median
-        if share.any():
-            first = np.concatenate([[0], np.cumsum(np.bincount(labels))[:-1]])
-            low, high = first + (count - 1) // 2, first + count // 2
-            medians, segments = np.empty_like(colors), np.arange(len(count))
-            for c in range(3):
-                ordered = np.sort(2.0 * labels + pixels[:, c])  # segment by segment, each sorted: values are at most 1
-                medians[:, c] = (ordered[low] + ordered[np.minimum(high, len(ordered) - 1)]) / 2 - 2.0 * segments
-            colors = (1 - share) * colors + share * medians
+        first = np.concatenate([[0], np.cumsum(np.bincount(labels))[:-1]])
+        begin = 2.0 * np.arange(len(count))[:, None]  # of a segment's values, which are at most 1, once all are sorted
+        ordered = np.sort(2.0 * labels[:, None] + pixels, axis=0)
+        medians = (ordered[first + (count - 1) // 2] + ordered[first + count // 2]) / 2 - begin
+        colors = (1 - share) * colors + share * medians
     colors = np.clip(colors, 0, 1) ** (1 / brighten)
     return colors[labels].reshape(image.shape)
 

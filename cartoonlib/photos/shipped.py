@@ -24,21 +24,20 @@ def load(style: str):
     A Generator in evaluation mode, or an OnnxGenerator. The file of a style must have the SHA-256 that its model card
     names; nothing is ever unpickled. InputError says which styles there are.
     """
-    own = Path(os.path.expanduser(style))
-    if own.suffix == ".onnx":
-        from .onnx import OnnxGenerator
-
-        return OnnxGenerator(own)
     import torch  # here, because a list of the styles need not wait for it
 
     from ..networks import load_generator
 
-    if own.suffix == ".safetensors":
+    own = Path(os.path.expanduser(style))
+    if own.suffix == ".onnx":
+        from .onnx import OnnxGenerator
+    if own.suffix in (".onnx", ".safetensors"):
         try:
-            generator = load_generator(own).float()
-            generator(torch.zeros(1, 3, 16, 16))
+            generator = OnnxGenerator(own.read_bytes()) if own.suffix == ".onnx" else load_generator(own).float()
+            for run in (generator, generator.unfiltered):  # an ONNX file may lack one of the two
+                run(torch.zeros(1, 3, 16, 16))
             return generator
-        except Exception as error:  # safetensors raises many kinds
+        except Exception as error:  # safetensors and ONNX Runtime raise many kinds
             raise InputError(f"{own} is no generator of this project ({str(error).splitlines()[0]}).") from None
     found = {p.stem: p for folder in (files.RESULTS / "styles", GENERATORS) for p in folder.glob("*.safetensors")}
     if not found:
