@@ -6,14 +6,12 @@ from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
+import av  # whose loading takes time, so that who draws photos alone does not import this module
 import numpy as np
+from av.stream import Disposition
 
 from ..files import InputError
 
-VIDEOS = {
-    ".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".3gp", ".3g2", ".wmv",
-    ".asf", ".flv", ".ogv", ".mpe", ".m2v", ".vob",
-}  # fmt: skip
 # Numbers of ITU-T H.273: matrices and primaries, `not said` for both, matrices that FFmpeg cannot undo (constant
 # luminance, ICtCp), transfer curves of HDR.
 BT709, BT601, BT2020, NOT_SAID, UNUSUAL, PQ, HLG = 1, 5, 9, 2, (10, 14), 16, 18
@@ -33,9 +31,6 @@ class Span(NamedTuple):
 @contextlib.contextmanager
 def open_film(path: Path) -> Iterator[tuple]:
     """PyAV's container of a film and its picture's stream, which no cover is. InputError when it cannot be read."""
-    import av  # here, because who draws photos alone need not load it
-    from av.stream import Disposition
-
     try:
         container = av.open(str(path.absolute()))  # absolute, because a name with a colon is taken for a protocol
     except (OSError, ValueError) as error:
@@ -52,8 +47,6 @@ def open_film(path: Path) -> Iterator[tuple]:
 
 def read(container, stream, broken: list, *others) -> Iterator:
     """A film's frames, and the packets of other streams, as far as it can be read; `broken` gets pieces that cannot."""
-    import av
-
     with contextlib.suppress(av.error.FFmpegError):
         for packet in container.demux(stream, *others):
             if packet.stream.index != stream.index:
@@ -72,8 +65,6 @@ def span(path: Path) -> Span:
 
     What they state is the length of the picture, or, where they are silent about that, the end of all streams.
     """
-    import av
-
     shown, decoded, furthest = [], [], Fraction(0)  # (begin, end) of the picture's packets, as seen and as stored
     with open_film(path) as (container, stream):
         with contextlib.suppress(av.error.FFmpegError):
