@@ -9,8 +9,7 @@ import yaml
 
 from .. import files
 from ..files import InputError
-from ..media.films import VIDEOS
-from ..media.listing import told, walk
+from ..media.listing import VIDEOS, told, walk
 from ..media.pictures import suffixes
 
 

@@ -13,6 +13,15 @@ from .prepare import ImageSet, join_sets, prepare
 OF_DATA = ("faces", "styles", "shown", "size", "face_limit", "cartoon_limit", "test_fraction")  # what decides the sets
 
 
+def enough(images: ImageSet) -> ImageSet:
+    """A set; InputError unless it has images to train with and others held out."""
+    train, test = (int((images.split == split).sum()) for split in ("train", "test"))
+    if train < 2 or test < 2:
+        counts = f"{train} images to train with and {test} held out, 2 of each are needed"
+        raise InputError(f"{images.title}: {counts}: give more images, or set another `test_fraction` in the profile.")
+    return images
+
+
 class Sets:
     """The photos, cartoons and pictures for figures of a profile, prepared and opened when they are first asked for."""
 
@@ -29,13 +38,13 @@ class Sets:
     def faces(self) -> ImageSet:
         """The photos: all face sets of the profile as one."""
         limit = self.profile.face_limit
-        return self._enough(join_sets([self._prepare(source, limit, "faces") for source in self.profile.faces]))
+        return enough(join_sets([self._prepare(source, limit, "faces") for source in self.profile.faces]))
 
     @cached_property
     def cartoons(self) -> dict[str, ImageSet]:
         """Style -> its cartoons; a folder or video of your own is named after its last part."""
         p = self.profile
-        sets = [self._enough(self._prepare(style, p.cartoon_limit, "cartoons")) for style in p.styles]
+        sets = [enough(self._prepare(style, p.cartoon_limit, "cartoons")) for style in p.styles]
         if len({images.name for images in sets}) < len(sets):
             raise InputError(f"Two of the styles {', '.join(p.styles)} have the same name: rename a folder.")
         return {images.name: images for images in sets}
@@ -50,16 +59,6 @@ class Sets:
         rows = range(len(images.images)) if p.shown else np.flatnonzero(images.split == "test")
         order = sorted(rows, key=lambda row: "public domain" not in images.manifest[row]["licence"])
         return center_crop(images.images[order], p.size)
-
-    @staticmethod
-    def _enough(images: ImageSet) -> ImageSet:
-        train, test = (len(images.part(split)) for split in ("train", "test"))
-        if train < 2 or test < 2:
-            raise InputError(
-                f"{images.title}: {train} images to train with and {test} held out, 2 of each are needed: "
-                "give more images or another `test_fraction`."
-            )
-        return images
 
     def _prepare(self, source: str, limit: int, kind: str) -> ImageSet:
         size, test_fraction = self.profile.size, self.profile.test_fraction

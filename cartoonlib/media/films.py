@@ -6,16 +6,15 @@ from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
+import av  # whose loading takes time, so that who draws photos alone does not import this module
 import numpy as np
+from av.stream import Disposition
 
 from ..files import InputError
 
-VIDEOS = {
-    ".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".3gp", ".3g2", ".wmv",
-    ".asf", ".flv", ".ogv", ".mpe", ".m2v", ".vob",
-}  # fmt: skip
-# Numbers of ITU-T H.273: matrices, those that FFmpeg cannot undo (constant luminance, ICtCp), transfer curves of HDR.
-BT709, BT601, BT2020, UNUSUAL, PQ, HLG = 1, 5, 9, (10, 14), 16, 18
+# Numbers of ITU-T H.273: matrices and primaries, `not said` for both, matrices that FFmpeg cannot undo (constant
+# luminance, ICtCp), transfer curves of HDR.
+BT709, BT601, BT2020, NOT_SAID, UNUSUAL, PQ, HLG = 1, 5, 9, 2, (10, 14), 16, 18
 TO_709 = np.float32([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]])  # BT.2087
 STILLS = ("mjpeg", "png", "bmp", "gif", "webp", "tiff")  # codecs of covers, and of films that have no other picture
 SHORT = 0.5  # seconds that a film may be shorter than its file states
@@ -32,9 +31,6 @@ class Span(NamedTuple):
 @contextlib.contextmanager
 def open_film(path: Path) -> Iterator[tuple]:
     """PyAV's container of a film and its picture's stream, which no cover is. InputError when it cannot be read."""
-    import av  # here, because who draws photos alone need not load it
-    from av.stream import Disposition
-
     try:
         container = av.open(str(path.absolute()))  # absolute, because a name with a colon is taken for a protocol
     except (OSError, ValueError) as error:
@@ -51,8 +47,6 @@ def open_film(path: Path) -> Iterator[tuple]:
 
 def read(container, stream, broken: list, *others) -> Iterator:
     """A film's frames, and the packets of other streams, as far as it can be read; `broken` gets pieces that cannot."""
-    import av
-
     with contextlib.suppress(av.error.FFmpegError):
         for packet in container.demux(stream, *others):
             if packet.stream.index != stream.index:
@@ -71,8 +65,6 @@ def span(path: Path) -> Span:
 
     What they state is the length of the picture, or, where they are silent about that, the end of all streams.
     """
-    import av
-
     shown, decoded, furthest = [], [], Fraction(0)  # (begin, end) of the picture's packets, as seen and as stored
     with open_film(path) as (container, stream):
         with contextlib.suppress(av.error.FFmpegError):
@@ -101,18 +93,17 @@ def matrix(frame) -> int:
     """The matrix between a frame's colours and RGB, BT709, BT601 or BT2020; InputError for one that is UNUSUAL."""
     if frame.colorspace in UNUSUAL:
         raise InputError("its colours have an unusual matrix (ICtCp or constant luminance): convert it to BT.709 first")
-    if frame.colorspace == BT2020 or frame.color_trc in (PQ, HLG):
-        return BT2020
-    # Files of high definition that do not name their matrix mean BT.709, all others BT.601.
-    wide = frame.colorspace == BT709 or (frame.colorspace == 2 and frame.height >= 720)
-    return BT709 if wide else BT601
+    if frame.colorspace == NOT_SAID:  # of HDR that is BT.2020, of high definition BT.709, of all others BT.601
+        return BT2020 if frame.color_trc in (PQ, HLG) else BT709 if frame.height >= 720 else BT601
+    return frame.colorspace if frame.colorspace in (BT709, BT2020) else BT601
 
 
-def as_bt709(rgb: np.ndarray, transfer: int) -> np.ndarray:
-    """Uint16 (H, W, 3) in BT.2020 -> uint8 in BT.709, also of HDR, whose reference white becomes 75 %.
+def as_bt709(rgb: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
+    """Uint16 (H, W, 3) of HDR, or in BT.2020 -> uint8 in BT.709; reference white of HDR becomes 75 %.
 
     HLG is made to be shown as it is where there is no HDR, so PQ becomes HLG of 1,000 cd/m², both as in ITU-R BT.2100,
-    HLG's gamma of 1.2 channel by channel; primaries change in the light of BT.1886.
+    HLG's gamma of 1.2 channel by channel; primaries, unless others than BT.2020's are named, change in the light of
+    BT.1886.
     """
     signal = np.linspace(0, 1, 65536)
     if transfer == PQ:
@@ -121,15 +112,18 @@ def as_bt709(rgb: np.ndarray, transfer: int) -> np.ndarray:
         scene = np.minimum(10 * light ** (16384 / 2610), 1) ** (1 / 1.2)
         high = 0.17883277 * np.log(np.maximum(12 * scene - 0.28466892, 1e-9)) + 0.55991073
         signal = np.where(scene <= 1 / 12, np.sqrt(3 * scene), high)
-    light = np.clip((signal**2.4).astype(np.float32)[rgb] @ TO_709.T, 0, 1)
+    light = (signal**2.4).astype(np.float32)[rgb]
+    if primaries in (BT2020, NOT_SAID):
+        light = np.clip(light @ TO_709.T, 0, 1)
     return np.rint(255 * light ** (1 / 2.4)).astype(np.uint8)
 
 
 def pixels(frame, stream) -> tuple[np.ndarray, Fraction]:
     """A frame as it is to be seen, uint8 (H, W, 3) RGB, turned and mirrored; and the width of a pixel by its height."""
     colours, shape = matrix(frame), stream.sample_aspect_ratio
-    rgb = frame.to_ndarray(format="rgb48le" if colours == BT2020 else "rgb24", src_colorspace=colours)
-    rgb = as_bt709(rgb, frame.color_trc) if colours == BT2020 else rgb
+    deep = colours == BT2020 or frame.color_trc in (PQ, HLG)
+    rgb = frame.to_ndarray(format="rgb48le" if deep else "rgb24", src_colorspace=colours)
+    rgb = as_bt709(rgb, frame.color_trc, frame.color_primaries) if deep else rgb
     shape = shape if shape and 1 / 8 <= shape <= 8 else Fraction(1)  # others are nonsense
     display = frame.side_data.get("DISPLAYMATRIX")
     if display is not None:  # a point (x, y) is seen at (a x + c y, b x + d y)

@@ -4,6 +4,10 @@ import os
 from collections import Counter
 from pathlib import Path
 
+VIDEOS = {
+    ".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".3gp", ".3g2", ".wmv",
+    ".asf", ".flv", ".ogv", ".mpe", ".m2v", ".vob",
+}  # fmt: skip
 UNREADABLE = "folders that cannot be read"
 
 

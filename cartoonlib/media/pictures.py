@@ -74,7 +74,10 @@ def read_picture(
 
 def as_rgb(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
     """An image of Pillow's, of any mode, as read_picture gives it."""
-    turned, alpha = _turned(image), None
+    try:
+        turned, alpha = ImageOps.exif_transpose(image), None
+    except Exception:  # broken EXIF does not make a broken picture
+        turned, alpha = image.copy(), None
     clear = turned.info.get("transparency")
     if isinstance(clear, tuple) and max(clear) > 255:  # of 16 bits, where Pillow has made 8 of the pixels
         turned.info["transparency"] = tuple(value >> 8 for value in clear)
@@ -83,13 +86,6 @@ def as_rgb(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
     elif turned.has_transparency_data:
         alpha = np.asarray(turned.convert("RGBA").getchannel("A"))
     return np.asarray(_srgb(turned)), alpha
-
-
-def _turned(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # broken EXIF does not make a broken picture
-        return image.copy()
 
 
 def _refuse_hdr(image: Image.Image) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..files import InputError
-from ..media.films import VIDEOS
+from ..media.listing import VIDEOS
 from ..media.pictures import FORMATS, read_picture
 from ..networks import Generator
 from . import folders, formats

@@ -3,8 +3,7 @@
 import os
 from pathlib import Path
 
-from ..media.films import VIDEOS
-from ..media.listing import UNREADABLE, told, walk
+from ..media.listing import UNREADABLE, VIDEOS, told, walk
 from ..media.pictures import suffixes
 from .formats import suffix_of_cartoon
 

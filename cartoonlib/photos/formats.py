@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from ..files import InputError, write_atomic
-from ..media.films import VIDEOS
+from ..media.listing import VIDEOS
 from ..media.pictures import FORMATS
 
 CONTAINERS = (".mp4", ".mov", ".m4v", ".mkv")  # of videos, that are written

@@ -19,6 +19,7 @@ from PIL import Image
 from .. import files
 from ..dataset import catalogue
 from ..dataset.prepare import ImageSet, prepare
+from ..dataset.sets import enough
 from ..features import EfficientNetLite0
 from ..files import InputError, one_sentence, write_atomic
 from ..images import center_crop, to_tensor, to_uint8
@@ -48,12 +49,10 @@ def learn(drawings: str, photos: str = "embedded_faces", minutes: float = 20.0) 
     if (GENERATORS / path.name).exists():
         raise InputError(f"A style `{name}` comes with the project: give your folder or film another name.")
     cartoons = prepare(drawings, size, limit=1000, test_fraction=0.0, kind="cartoons")
-    faces = prepare(photos, size, limit=1000, test_fraction=0.3, kind="faces")
+    faces = enough(prepare(photos, size, limit=1000, test_fraction=0.3, kind="faces"))
     for images, fewest in (cartoons, FEWEST), (faces, FEWEST_FACES):
         if (count := len(images.images)) < fewest:
             raise InputError(f"{images.title}: {count} {images.kind} can be used, and {fewest} are needed: give more.")
-    if min(len(faces.part(split)) for split in ("train", "test")) < 2:
-        raise InputError(f"{faces.title}: of its photos, some must be for training and some held out: give other ones.")
     plan, asked = path.with_suffix(".json"), {"data": [cartoons.hash, faces.hash], "minutes": minutes}
     if not plan.exists():  # the number of steps names the run, so it is set once, and kept
         style = Style(cartoons, faces, nearest(cartoons), steps=TIMED, every=TIMED)
@@ -129,8 +128,8 @@ class Style:
                     self.sheet(path, generator)
 
         run = self.train(runs, preview)
-        save_generator(generator := run.generator().half(), path, title=run.summary["title"])
-        pictures, mean = self.sheet(path, generator.float()), vectors(self.cartoons).mean(axis=0)
+        save_generator(run.generator().half(), path, title=run.summary["title"])
+        pictures, mean = self.sheet(path, load_generator(path)), vectors(self.cartoons).mean(axis=0)
         apart = [float(np.linalg.norm(vectors(images).mean(axis=0) - mean)) for images in pictures]
         about = {"name": path.stem, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "apart": apart}
         card = (Path(__file__).parent / "templates" / "style.md").read_text(encoding="utf-8")

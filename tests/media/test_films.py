@@ -144,17 +144,17 @@ def test_pixels_of_a_film_become_squares_and_its_colours_those_of_its_size(tmp_p
 PQ_100, PQ_203, HLG_203 = 0.5081, 0.5807, 0.75  # signals of so much light in cd/m²: ITU-R BT.2408
 
 
-def hdr_film(path: Path, transfer: int, signal: float, matrix=9) -> Path:
-    """Five frames of a grey, 10 bit."""
+def hdr_film(path: Path, transfer: int, signal: float, matrix=9, primaries=9, chroma=(512, 512)) -> Path:
+    """Five frames of a grey, or with Cb and Cr of a colour, 10 bit."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("ffv1", rate=10)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p10le"
         stream.codec_context.color_trc, stream.codec_context.colorspace = transfer, matrix
-        stream.codec_context.color_primaries, stream.codec_context.color_range = 9, 1
+        stream.codec_context.color_primaries, stream.codec_context.color_range = primaries, 1
         for number in range(5):
             frame = av.VideoFrame(64, 48, "yuv420p10le")
             frame.pts, frame.time_base = number, Fraction(1, 10)
-            for plane, value in zip(frame.planes, (round(64 + 876 * signal), 512, 512)):
+            for plane, value in zip(frame.planes, (round(64 + 876 * signal), *chroma)):
                 plane.update(np.full(plane.buffer_size // 2, value, np.uint16).tobytes())
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -180,10 +180,23 @@ def test_colours_of_hdr_are_those_of_bt_709(tmp_path):
     for colour in np.eye(3):
         wide = np.linalg.inv(films.TO_709) @ colour / 10  # a dark primary of BT.709
         signal = np.rint(65535 * np.maximum(wide, 0) ** (1 / 2.4)).astype(np.uint16)
-        shown = films.as_bt709(signal[None, None], 1)[0, 0]
+        shown = films.as_bt709(signal[None, None], 1, primaries=9)[0, 0]
         assert abs(shown - 255 * (colour / 10) ** (1 / 2.4)).max() <= 12 and shown.argmax() == colour.argmax()
     with pytest.raises(InputError, match="unusual.mkv: its colours have an unusual matrix"):
         training_frames(hdr_film(tmp_path / "unusual.mkv", films.PQ, 0.5, matrix=10))
+
+
+@pytest.mark.parametrize(("matrix", "red"), [(9, 1.4746), (1, 1.5748), (5, 1.402), (6, 1.402), (2, 1.4746)])
+@pytest.mark.parametrize("primaries", [1, 2, 9])
+def test_hdr_is_decoded_by_the_matrix_and_the_primaries_that_its_header_states(matrix, red, primaries, tmp_path):
+    """HLG keeps its signal; red: of ITU-T H.273, R = Y + red * Cr, in which the matrices differ."""
+    source = hdr_film(tmp_path / "hdr.mkv", films.HLG, 0.5, matrix, primaries, chroma=(512, 512 + 90))
+    (frame,) = training_frames(source).values()
+    share = {9: (0.2627, 0.0593), 1: (0.2126, 0.0722), 5: (0.299, 0.114)}[{2: 9, 6: 5}.get(matrix, matrix)]
+    green = red * share[0] / (1 - sum(share))
+    signal = 0.5 + 90 / 896 * np.array([red, -green, 0])
+    light = signal**2.4 if primaries == 1 else films.TO_709 @ signal**2.4
+    assert abs(frame - 255 * light ** (1 / 2.4)).max() <= 2
 
 
 def test_a_film_that_breaks_off_gives_what_came_before(tmp_path):
