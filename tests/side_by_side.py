@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 PYTEST = [sys.executable, "-m", "pytest"]
@@ -23,12 +24,12 @@ def run(units: list[str], notebooks: list[str]) -> int:
         here = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
         there, said = here | {"CARTOONLIB_RESULTS": results}, Path(results, "said")
         started = []
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it, and so would both
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to both; this waits for them
         signal.signal(signal.SIGTERM, lambda *_: [each.send_signal(signal.SIGINT) for each in started])
+        stoppable = partial(subprocess.Popen, preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL))
         with said.open("wb") as log:
-            started.append(second := subprocess.Popen(notebooks, env=there, stdout=log, stderr=subprocess.STDOUT))
-        started.append(first := subprocess.Popen(units, env=here))
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal has sent it to both; this waits for them
+            started.append(second := stoppable(notebooks, env=there, stdout=log, stderr=subprocess.STDOUT))
+        started.append(first := stoppable(units, env=here))
         while first.poll() is None and not second.poll():
             time.sleep(0.2)
         if first.poll() is not None:
