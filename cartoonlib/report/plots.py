@@ -34,7 +34,7 @@ def loss_curves(logs: dict[str, list[dict]], keys: list[str]) -> plt.Figure:
             window = max(1, len(values) // 25)
             ax.plot(steps, values, color=color, lw=0.8, alpha=0.3)
             mean = [values[max(0, i - window) : i + window + 1].mean() for i in range(len(values))]
-            ax.plot(steps, mean, color=color, label=title)
+            ax.plot(steps, mean, color=color, label=title, marker="" if len(steps) > 1 else ".")  # a line has two ends
         if key.startswith("d_"):
             ax.axhline(0.25, color=MUTED, lw=1, ls="--", zorder=1)
             place = {"transform": ax.get_yaxis_transform(), "ha": "right", "va": "bottom"}

@@ -191,6 +191,12 @@ def test_only_discriminator_panels_have_the_reference_line():
     assert _texts(plots.loss_curves({"run": LOG}, ["content", "d_surface"])).count("cannot tell") == 1
 
 
+def test_a_run_that_logged_once_shows_a_point():
+    panel = plots.loss_curves({"run": LOG[:1]}, ["content"]).axes[0]
+    assert [line.get_marker() for line in panel.lines][-1] == "."
+    assert [line.get_marker() for line in plots.loss_curves({"run": LOG}, ["content"]).axes[0].lines][-1] == ""
+
+
 def test_labels_of_the_tradeoff_do_not_overlap():
     figure = plots.tradeoff(_rows())
     figure.draw_without_rendering()
