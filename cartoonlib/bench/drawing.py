@@ -169,7 +169,7 @@ def variants(style: str, repeats: int, side: int = 512) -> list[dict]:
 
     By ONNX Runtime's own converters; int8 for activations and weights of the convolutions, calibrated on a small copy.
     """
-    from onnxruntime.quantization import QuantFormat, quantize_static
+    from onnxruntime.quantization import QuantFormat, quant_pre_process, quantize_static
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     model = onnx.load_model_from_string(to_onnx(shipped.load(style)))
@@ -179,7 +179,8 @@ def variants(style: str, repeats: int, side: int = 512) -> list[dict]:
         onnx.save(model, paths["float32"])
         inputs = iter([{"photo": small.numpy()}])
         reader = SimpleNamespace(get_next=lambda: next(inputs, None))
-        quantize_static(paths["float32"], paths["int8"], reader, QuantFormat.QDQ, ["Conv"], per_channel=True)
+        quant_pre_process(paths["float32"], paths["int8"], skip_symbolic_shape=True)
+        quantize_static(paths["int8"], paths["int8"], reader, QuantFormat.QDQ, ["Conv"], per_channel=True)
         onnx.save(convert_float_to_float16(model, keep_io_types=True), paths["float16"])
         models = {name: OnnxGenerator(path.read_bytes()) for name, path in paths.items()}
         sizes = {name: path.stat().st_size / 1e6 for name, path in paths.items()}
