@@ -128,8 +128,8 @@ def _nested(rows: list[dict], key: str, *keys: str) -> dict:
 def card(results: Results, profile: Profile, style: str) -> str:
     """The card of a published generator, rendered from the results of its profile."""
     parts = {name: results.part(profile.name, name) for name in ("data", "pretrain", "train", "metrics")}
-    environment, path = results.read(f"{profile.name}/metrics.json")["environment"], results.weights(profile.name, style)
-    about = {"style": style, "profile": profile, "environment": environment, "path": path, "sha256": _sha256(path)}
+    path, measured = results.weights(profile.name, style), results.read(f"{profile.name}/metrics.json")["environment"]
+    about = {"style": style, "profile": profile, "environment": measured, "path": path, "sha256": _sha256(path)}
     return rendered("card.md.j2", parts | about)
 
 
