@@ -94,11 +94,9 @@ def without_traces(executed: str) -> str:
     folders = {"data/raw": files.RAW, "data/processed": files.PROCESSED, "data/packages": files.PACKAGES}
     folders |= {"data/weights": files.WEIGHTS, "results": files.RESULTS, "": files.ROOT}
     longest_first = sorted(folders.items(), key=lambda item: len(str(item[1])), reverse=True)
-    for output in (output for cell in content.cells for output in cell.get("outputs", ())):
-        data = output.get("data", {})
-        places = [(data, key) for key in data if key.startswith("text/")]
-        places += [(output, "text")] if "text" in output else []
-        for texts, key in places:
+    outputs = [output for cell in content.cells for output in cell.get("outputs", ())]
+    for texts in (*outputs, *(output.get("data", {}) for output in outputs)):
+        for key in (key for key in texts if key.startswith("text")):  # of a stream, or a kind of text such as text/html
             for name, folder in longest_first:
                 texts[key] = texts[key].replace(f"{folder}{os.sep}", f"{name}/".lstrip("/"))
     return nbformat.writes(content) + "\n"

@@ -5,10 +5,10 @@ Intervals are 95 % percentile bootstraps over images, 500 draws, seeded. The dra
 value, for a sample with repetitions has fewer different images.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from timeit import timeit
 
 import numpy as np
 import torch
@@ -149,12 +149,8 @@ def generate(generator: nn.Module, photos: np.ndarray, device: torch.device | st
 def milliseconds(generator: nn.Module, photos: np.ndarray, device: torch.device | str = "cpu") -> Estimate:
     """Time of one photo after another, in float32 and without reading or writing files: (N, H, W, 3) uint8 -> ms."""
     generate(generator, photos[:3], device)  # warm
-    times = []
-    for photo in photos:
-        started = time.perf_counter()
-        generate(generator, photo[None], device)  # ends on the host, so that it waits for a GPU
-        times.append(1000 * (time.perf_counter() - started))
-    return mean_estimate(times)
+    calls = (partial(generate, generator, photo[None], device) for photo in photos)  # end on the host: wait for a GPU
+    return mean_estimate([1000 * timeit(call, number=1) for call in calls])
 
 
 def from_photos(cartoons: ImageSet, faces: ImageSet, embed: Callable[[Tensor], Tensor]) -> Estimate:

@@ -6,7 +6,6 @@ A number is written once, to a file in results/, and nobody types it again: the 
 
 import hashlib
 import json
-from collections.abc import Iterable
 from pathlib import Path
 
 import jinja2
@@ -20,12 +19,8 @@ from . import tables
 
 TEMPLATES = Path(__file__).parent / "templates"
 PUBLISHED = "reference"  # the profile whose generators are in git
-PAGES = {  # generated file -> its template
-    "README.md": "README.md.j2",
-    "results/reference/README.md": "reference.md.j2",
-    "results/quick/README.md": "quick.md.j2",
-    "results/bench/README.md": "bench.md.j2",
-}
+# Generated files; each has a template by the name of its folder, the first by its own.
+PAGES = ("README.md", "results/reference/README.md", "results/quick/README.md", "results/bench/README.md")
 OF_A_PROFILE = ("data", "pretrain", "train", "ablations", "metrics", "findings")
 FILES = {"reference": (*OF_A_PROFILE, "whole"), "quick": (*OF_A_PROFILE, "performance")}  # of profiles in git
 MAKERS = {"bench": "make bench", "": "make soak"}  # of the files in a folder of results/, where it is no profile's
@@ -91,7 +86,8 @@ def rendered(template: str, names: dict) -> str:
 
 def page(root: Path, path: str) -> str:
     """The text of a generated page, rendered from the results below the root of a clone."""
-    template, folder, results = PAGES[path], Path(path).parent.name, Results(root / "results")
+    folder, results = Path(path).parent.name, Results(root / "results")
+    template = f"{folder or 'README'}.md.j2"
     names = {"template": f"cartoonlib/report/templates/{template}"}
     names["commands"] = results.read("bench/commands.json")["commands"]
     if folder not in FILES:  # README.md and the page of the benchmarks
@@ -116,36 +112,25 @@ def of_a_profile(results: Results, profile: str) -> dict:
             style: of_styles[style]["style"] | of_styles[style] | {"run": run} for style, run in parts["train"].items()
         },
         "stopped": [title for title, row in parts["ablations"]["runs"].items() if "stopped" in row],
-        "variants": _nested((row for row in rows if row["group"] not in tables.GROUPS_OF_STYLES), "variant", "metric"),
+        "variants": _nested([row for row in rows if row["group"] not in tables.GROUPS_OF_STYLES], "variant", "metric"),
         "against": _nested(parts["findings"]["differences"], "reference", "variant", "metric"),
     }  # fmt: skip
 
 
-def _nested(rows: Iterable[dict], *keys: str) -> dict:
+def _nested(rows: list[dict], key: str, *keys: str) -> dict:
     """Rows by their values of keys: of the first, then of the next, down to a row."""
-    found: dict = {}
-    for row in rows:
-        *outer, last = (row[key] for key in keys)
-        place = found
-        for value in outer:
-            place = place.setdefault(value, {})
-        place[last] = row
-    return found
+    if not keys:
+        return {row[key]: row for row in rows}
+    values = dict.fromkeys(row[key] for row in rows)
+    return {value: _nested([row for row in rows if row[key] == value], *keys) for value in values}
 
 
 def card(results: Results, profile: Profile, style: str) -> str:
     """The card of a published generator, rendered from the results of its profile."""
-    data, run = results.part(profile.name, "data"), results.part(profile.name, "train")[style]
-    rows = [row for row in results.part(profile.name, "metrics") if row["style"] == style]
-    path, pretrained = results.weights(profile.name, style), results.part(profile.name, "pretrain")
-    return rendered("card.md.j2", {
-        "style": style, "path": path, "sha256": _sha256(path), "profile": profile, "run": run,
-        "faces": data["faces"], "cartoons": data[style],
-        "pretrain_steps": pretrained["steps"], "start": pretrained.get("starts", {}).get(style),
-        "look": profile.of(style).look.model_dump(),
-        "commit": results.read(f"{profile.name}/metrics.json")["environment"]["commit"],
-        "rows": [row for row in rows if row["group"] in ("photo", "style")],
-    })  # fmt: skip
+    parts = {name: results.part(profile.name, name) for name in ("data", "pretrain", "train", "metrics")}
+    path, measured = results.weights(profile.name, style), results.read(f"{profile.name}/metrics.json")["environment"]
+    about = {"style": style, "profile": profile, "environment": measured, "path": path, "sha256": _sha256(path)}
+    return rendered("card.md.j2", parts | about)
 
 
 def cards(root: Path) -> dict[str, str]:

@@ -6,7 +6,8 @@ certificate of a profile: numbers beside those in git, which another machine may
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
@@ -22,20 +23,17 @@ WITH_ORIGIN += ["bench/cpu.json"]
 
 def checks(root: Path = files.ROOT) -> Iterator[tuple[str, list[str]]]:
     """(what was checked, what is wrong with it), one after the other, for the clone whose root is given."""
-    for path in render.PAGES:
-        yield path, _problems(_page, root, path)
-    yield "generators and their cards", _problems(_cards, root)
-    for name in WITH_ORIGIN:
-        yield f"origin of results/{name}", _problems(_origin, root, name)
-
-
-def _problems(check: Callable[..., list[str]], *given: object) -> list[str]:
-    try:
-        return check(*given)
-    except InputError as error:
-        return [str(error)]
-    except KeyError as error:
-        return [f"the results lack {error}"]
+    every = {path: partial(_page, root, path) for path in render.PAGES}
+    every["generators and their cards"] = partial(_cards, root)
+    every |= {f"origin of results/{name}": partial(_origin, root, name) for name in WITH_ORIGIN}
+    for what, check in every.items():
+        try:
+            wrong = check()
+        except InputError as error:
+            wrong = [str(error)]
+        except KeyError as error:
+            wrong = [f"the results lack {error}"]
+        yield what, wrong
 
 
 def _page(root: Path, path: str, wanted: str | None = None) -> list[str]:
