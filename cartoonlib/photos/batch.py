@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from dataclasses import replace
+import time
 from pathlib import Path
 
 from tqdm import tqdm
@@ -14,7 +14,6 @@ from ..media.pictures import FORMATS, read_picture
 from ..networks import Generator
 from . import folders, formats
 from .cartoonizer import RANGES, Cartoonizer
-from .draw import usual_scale
 
 
 def run(options: argparse.Namespace, problems: list[str]) -> None:
@@ -99,9 +98,10 @@ def _draw_photo(path: Path, target: Path, cartoonizer: Cartoonizer, bar: tqdm) -
 
 def _draw_film(path: Path, target: Path, cartoonizer: Cartoonizer, bar: tqdm) -> list[str]:
     from . import video  # and PyAV, which no photo needs
-    from .steady import Steady
+    from .steady import of_films
 
     if cartoonizer.faces:
         raise InputError("--faces is for photos: faces found anew in each frame would flicker")
-    scale = cartoonizer.scale or usual_scale(video.first_frames(path))[0]
-    return video.convert(path, target, Steady(replace(cartoonizer, scale=scale)), bar.update)
+    draw, began = of_films(cartoonizer, video.first_frames(path)), time.monotonic()
+    notes = video.convert(path, target, draw, bar.update)
+    return [*notes, f"{draw.frames} frames, {draw.frames / (time.monotonic() - began):.2f} a second"]
