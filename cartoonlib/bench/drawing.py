@@ -123,9 +123,7 @@ def flicker(generator: Callable, frames: int = 12) -> dict[str, float]:
     film = [photo[2 * t : 2 * t + 384, t : t + 384] for t in range(frames)]
     film = [np.clip(frame + noise.normal(0, 2, frame.shape), 0, 255).round().astype(np.uint8) for frame in film]
     alone = [cartoonize(generator, frame, scale=1.0) for frame in film]
-    drawn = iter(alone)
-    steady = Steady(lambda frame: next(drawn))
-    films = {"film": film, "alone": alone, "cartoon": [steady(frame) for frame in film]}
+    films = {"film": film, "alone": alone, "cartoon": list(map(Steady(), film, alone))}
     return {name + end: _change(films[name], px) for end, px in (("", 1), ("_squares", 4)) for name in films}
 
 

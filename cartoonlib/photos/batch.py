@@ -98,10 +98,10 @@ def _draw_photo(path: Path, target: Path, cartoonizer: Cartoonizer, bar: tqdm) -
 
 def _draw_film(path: Path, target: Path, cartoonizer: Cartoonizer, bar: tqdm) -> list[str]:
     from . import video  # and PyAV, which no photo needs
-    from .steady import of_films
+    from .steady import Steady, of_films
 
     if cartoonizer.faces:
         raise InputError("--faces is for photos: faces found anew in each frame would flicker")
-    draw, began = of_films(cartoonizer, video.first_frames(path)), time.monotonic()
-    notes = video.convert(path, target, draw, bar.update)
-    return [*notes, f"{draw.frames} frames, {draw.frames / (time.monotonic() - began):.2f} a second"]
+    draw, steady, began = of_films(cartoonizer, video.first_frames(path)), Steady(), time.monotonic()
+    notes = video.convert(path, target, draw, bar.update, steady)
+    return [*notes, f"{steady.frames} frames, {steady.frames / (time.monotonic() - began):.2f} a second"]

@@ -4,7 +4,7 @@ A network answers noise and motion with other lines. So each cartoon is mixed wi
 motion, but only where that explains the film: what is new, behind a moving edge or after a cut, stays as it is drawn.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -24,14 +24,6 @@ SIDE, COARSEST = 240, 32  # px: about the short sides of the copies in which mot
 WINDOW, STEPS = 7, 2  # radius in px of what moves alike; corrections at each size
 
 
-def of_films(cartoonizer: Cartoonizer, first: Iterable[np.ndarray]) -> "Steady":
-    """What draws a film as the cartoonizer draws photos: at one scale, by its first frames, and faster."""
-    generator, scale = cartoonizer.generator, cartoonizer.scale or usual_scale(first)[0]
-    if isinstance(generator, Generator):  # not another runtime's
-        generator = Quick(generator)
-    return Steady(replace(cartoonizer, generator=generator, scale=scale))
-
-
 class Quick(Generator):
     """A generator in bfloat16 where the processor multiplies it: more than twice as fast, and 1 of 255 away at most."""
 
@@ -45,15 +37,22 @@ class Quick(Generator):
         return super().unfiltered(photo.to(self.dtype)).float()
 
 
-class Steady:
-    """Draws the frames of a film in their order: uint8 (H, W, 3) RGB -> the same; `draw` draws one by itself."""
+def of_films(cartoonizer: Cartoonizer, first: Iterable[np.ndarray]) -> Cartoonizer:
+    """What draws the frames of a film: at one scale, by the first of them, and with a Quick generator."""
+    generator, scale = cartoonizer.generator, cartoonizer.scale or usual_scale(first)[0]
+    quick = Quick(generator) if isinstance(generator, Generator) else generator  # of another runtime
+    return replace(cartoonizer, generator=quick, scale=scale)
 
-    def __init__(self, draw: Callable[[np.ndarray], np.ndarray]):
-        self.draw, self.small, self.cartoon, self.frames = draw, None, None, 0
+
+class Steady:
+    """Takes the frames of a film in their order and their cartoons, uint8 (H, W, 3) RGB, and gives steady cartoons."""
+
+    def __init__(self):
+        self.small, self.cartoon, self.frames = None, None, 0
 
     @torch.no_grad()
-    def __call__(self, frame: np.ndarray) -> np.ndarray:
-        cartoon, before, old = to_tensor(self.draw(frame)[None]), self.cartoon, self.small
+    def __call__(self, frame: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+        cartoon, before, old = to_tensor(drawn[None]), self.cartoon, self.small
         factor, self.frames = max(1, round(min(frame.shape[:2]) / SIDE)), self.frames + 1
         self.cartoon, self.small = cartoon, F.avg_pool2d(to_tensor(frame[None]), factor)
         if before is not None and before.shape == cartoon.shape:

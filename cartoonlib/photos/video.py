@@ -4,7 +4,9 @@ import io
 import itertools
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import av
@@ -28,16 +30,18 @@ def first_frames(path: Path) -> Iterator[np.ndarray]:
 
 
 def convert(
-    path: Path, target: Path, draw: Callable[[np.ndarray], np.ndarray], progress: Callable[[float], None] | None = None
-) -> list[str]:
+    path: Path, target: Path, draw: Callable[[np.ndarray], np.ndarray], progress: Callable[[float], None] | None = None,
+    steady: Callable[[np.ndarray, np.ndarray], np.ndarray] = lambda frame, drawn: drawn,
+) -> list[str]:  # fmt: skip
     """Write a copy of a video with every frame drawn anew, whole or not at all; a run that is stopped begins again.
 
     Frames keep their times, also at a variable rate, and are turned upright as the file says. Sound, subtitles, titles
     and languages are copied.
 
     Args:
-        draw: a frame, uint8 (H, W, 3) RGB -> the same.
+        draw: a frame, uint8 (H, W, 3) RGB -> the same; in a thread, while the frame before it is finished.
         progress: is told the part of the whole that each frame is.
+        steady: a frame and what was drawn of it -> what is written.
 
     Returns sentences on what was left out: tracks that cannot be copied, frames that cannot be read, a missing end.
     """
@@ -46,8 +50,8 @@ def convert(
     try:
         with films.open_film(path) as (source, picture):
             target.parent.mkdir(parents=True, exist_ok=True)
-            with av.open(str(part.absolute()), "w") as output:
-                copy = _Copy(source, picture, output, span, draw, progress)
+            with av.open(str(part.absolute()), "w") as output, ThreadPoolExecutor(1) as pool:
+                copy = _Copy(source, picture, output, span, partial(pool.submit, draw), steady, progress)
                 copy.run()
         if copy.last is None:
             raise InputError("no frame of this video can be read")
@@ -61,10 +65,14 @@ def convert(
 
 
 class _Copy:
-    """What is known while a video is copied: the encoder, which needs the first frame, and the time of the last one."""
+    """What is known while a video is copied: the encoder, which needs the first frame, and the time of the last one.
 
-    def __init__(self, source, picture, output, span: films.Span, draw: Callable, progress: Callable | None):
-        self.source, self.picture, self.output, self.draw, self.progress = source, picture, output, draw, progress
+    begin: to draw a frame -> what will have the cartoon. drawing: the frame that is being drawn.
+    """
+
+    def __init__(self, source, picture, output, span: films.Span, begin, steady, progress: Callable | None):
+        self.source, self.picture, self.output, self.progress = source, picture, output, progress
+        self.begin, self.steady, self.drawing = begin, steady, None
         self.span, self.encoder, self.waiting, self.copies = span, None, [], {}
         self.rate = picture.average_rate or 25
         self.broken, self.last = [], None
@@ -83,11 +91,12 @@ class _Copy:
                 packet = self.waiting.pop(0)
                 packet.stream = self.copies[packet.stream.index]
                 self.output.mux(packet)
-        if self.encoder is not None:
+        if self.drawing:
+            self._write(*self.drawing)
             self.output.mux(self.encoder.encode(None))
 
     def _frame(self, frame) -> None:
-        """Draw a frame and write it at its own time, the first of two that have the same."""
+        """Begin to draw a frame, the first of two that have the same time, and write the one before."""
         pixels, pixel_shape = films.pixels(frame, self.picture)
         if self.encoder is None:
             self._start(*pixels.shape[:2], films.matrix(frame), pixel_shape)
@@ -97,15 +106,21 @@ class _Copy:
             time = 0 if self.last is None else self.last + length
         if self.last is not None and time <= self.last:
             return
-        drawn = av.VideoFrame.from_ndarray(self.draw(pixels), format="rgb24")
-        matrix = self.encoder.codec_context.colorspace
-        drawn = drawn.reformat(format=self.encoder.pix_fmt, dst_colorspace=matrix, dst_color_range=ColorRange.MPEG)
-        drawn.pts, drawn.time_base, drawn.duration = time, self.picture.time_base, length
-        self.output.mux(self.encoder.encode(drawn))
+        last, self.drawing = self.drawing, (pixels, self.begin(pixels), time, length)
+        if last:
+            self._write(*last)
         if self.progress and self.span.end > self.span.begin:
             before = self.span.begin if self.last is None else self.last * self.picture.time_base
             self.progress(float((time * self.picture.time_base - before) / (self.span.end - self.span.begin)))
         self.last = time
+
+    def _write(self, pixels: np.ndarray, drawn: Future, time: int, length: int) -> None:
+        """Write a frame when it is drawn, at its own time."""
+        cartoon = av.VideoFrame.from_ndarray(self.steady(pixels, drawn.result()), format="rgb24")
+        matrix = self.encoder.codec_context.colorspace
+        cartoon = cartoon.reformat(format=self.encoder.pix_fmt, dst_colorspace=matrix, dst_color_range=ColorRange.MPEG)
+        cartoon.pts, cartoon.time_base, cartoon.duration = time, self.picture.time_base, length
+        self.output.mux(self.encoder.encode(cartoon))
 
     def _start(self, height: int, width: int, matrix: int, pixel_shape: Fraction) -> None:
         """Add the encoder of a film of that size, and the tracks that are kept."""
