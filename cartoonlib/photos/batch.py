@@ -3,7 +3,6 @@
 import argparse
 import os
 import sys
-import time
 from pathlib import Path
 
 from tqdm import tqdm
@@ -98,10 +97,7 @@ def _draw_photo(path: Path, target: Path, cartoonizer: Cartoonizer, bar: tqdm) -
 
 def _draw_film(path: Path, target: Path, cartoonizer: Cartoonizer, bar: tqdm) -> list[str]:
     from . import video  # and PyAV, which no photo needs
-    from .steady import Steady, of_films
 
     if cartoonizer.faces:
         raise InputError("--faces is for photos: faces found anew in each frame would flicker")
-    draw, steady, began = of_films(cartoonizer, video.first_frames(path)), Steady(), time.monotonic()
-    notes = video.convert(path, target, draw, bar.update, steady)
-    return [*notes, f"{steady.frames} frames, {steady.frames / (time.monotonic() - began):.2f} a second"]
+    return video.convert(path, target, cartoonizer.for_film(video.first_frames(path)), bar.update)

@@ -4,39 +4,18 @@ A network answers noise and motion with other lines. So each cartoon is mixed wi
 motion, but only where that explains the film: what is new, behind a moving edge or after a cut, stays as it is drawn.
 """
 
-import copy
-from collections.abc import Iterable
-from dataclasses import replace
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..images import to_tensor, to_uint8
-from ..networks import Generator
 from ..representations import box_mean
-from .cartoonizer import Cartoonizer
-from .draw import usual_scale
 
 PAST = 0.7  # the share of the frames before, where nothing but motion and noise changes
 SAME, OTHER = 0.03, 0.1  # differences of the film, of 2, up to which it is the same, and from which it is another thing
 SIDE, COARSEST = 240, 32  # px: about the short sides of the copies in which motion is looked for
 WINDOW, STEPS = 7, 2  # radius in px of what moves alike; corrections at each size
-
-
-def of_films(cartoonizer: Cartoonizer, first: Iterable[np.ndarray]) -> Cartoonizer:
-    """What draws the frames of a film: at one scale, by the first of them, and in bfloat16 where that is multiplied.
-
-    That is more than twice as fast, and 1 of 255 away. Another runtime's generator stays as it is.
-    """
-    generator, scale = cartoonizer.generator, cartoonizer.scale or usual_scale(first)[0]
-    if isinstance(generator, Generator):
-        dtype = torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32  # as in training
-        generator = copy.deepcopy(generator).to(dtype, memory_format=torch.channels_last)  # photos keep the other
-        generator.head.register_forward_pre_hook(lambda _, photo: photo[0].to(dtype))
-        generator.tail.register_forward_hook(lambda *given: given[-1].float())
-    return replace(cartoonizer, generator=generator, scale=scale)
 
 
 class Steady:
@@ -57,7 +36,7 @@ class Steady:
             share = PAST * ((OTHER - change) / (OTHER - SAME)).clamp(0, 1)
             if share.mean() > PAST / 2:  # otherwise it is another scene
                 maps = F.interpolate(torch.cat([factor * flow, share], dim=1), cartoon.shape[2:], mode="bilinear")
-                cartoon += maps[:, 2:] * (moved(before, maps[:, :2], "bicubic") - cartoon)
+                cartoon.lerp_(moved(before, maps[:, :2], "bicubic"), maps[:, 2:])
         return to_uint8(cartoon)[0]
 
 

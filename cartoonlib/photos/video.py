@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
+from time import monotonic
 
 import av
 import numpy as np
@@ -16,6 +16,7 @@ from av.video.reformatter import ColorRange
 from ..files import InputError
 from ..media import films
 from ..media.pictures import SMALLEST
+from .steady import Steady
 
 ENCODER = {"crf": "17", "preset": "fast"}
 LOOKS = 10  # for a face, half a second apart
@@ -30,28 +31,27 @@ def first_frames(path: Path) -> Iterator[np.ndarray]:
 
 
 def convert(
-    path: Path, target: Path, draw: Callable[[np.ndarray], np.ndarray], progress: Callable[[float], None] | None = None,
-    steady: Callable[[np.ndarray, np.ndarray], np.ndarray] = lambda frame, drawn: drawn,
-) -> list[str]:  # fmt: skip
+    path: Path, target: Path, draw: Callable[[np.ndarray], np.ndarray], progress: Callable[[float], None] | None = None
+) -> list[str]:
     """Write a copy of a video with every frame drawn anew, whole or not at all; a run that is stopped begins again.
 
     Frames keep their times, also at a variable rate, and are turned upright as the file says. Sound, subtitles, titles
     and languages are copied.
 
     Args:
-        draw: a frame, uint8 (H, W, 3) RGB -> the same; in a thread, while the frame before it is finished.
+        draw: a frame, uint8 (H, W, 3) RGB -> the same; in a thread, while the frame before it is made steady and written.
         progress: is told the part of the whole that each frame is.
-        steady: a frame and what was drawn of it -> what is written.
 
-    Returns sentences on what was left out: tracks that cannot be copied, frames that cannot be read, a missing end.
+    Returns sentences, first on how fast that was, then on what was left out: tracks that cannot be copied, frames that
+    cannot be read, a missing end.
     """
     part = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
-    span = films.span(path)
+    span, began = films.span(path), monotonic()
     try:
         with films.open_film(path) as (source, picture):
             target.parent.mkdir(parents=True, exist_ok=True)
             with av.open(str(part.absolute()), "w") as output, ThreadPoolExecutor(1) as pool:
-                copy = _Copy(source, picture, output, span, partial(pool.submit, draw), steady, progress)
+                copy = _Copy(source, picture, output, span, lambda frame: pool.submit(draw, frame), progress)
                 copy.run()
         if copy.last is None:
             raise InputError("no frame of this video can be read")
@@ -61,18 +61,16 @@ def convert(
     finally:
         part.unlink(missing_ok=True)
     broken = f"pieces left out because they cannot be read: {len(copy.broken)}" if copy.broken else ""
-    return [note for note in (copy.left_out, broken, span.note) if note]
+    speed = f"{copy.steady.frames} frames, {copy.steady.frames / (monotonic() - began):.2f} a second"
+    return [note for note in (speed, copy.left_out, broken, span.note) if note]
 
 
 class _Copy:
-    """What is known while a video is copied: the encoder, which needs the first frame, and the time of the last one.
+    """What is known while a video is copied: the encoder, which needs the first frame, and the time of the last one."""
 
-    begin: to draw a frame -> what will have the cartoon. drawing: the frame that is being drawn.
-    """
-
-    def __init__(self, source, picture, output, span: films.Span, begin, steady, progress: Callable | None):
-        self.source, self.picture, self.output, self.progress = source, picture, output, progress
-        self.begin, self.steady, self.drawing = begin, steady, None
+    def __init__(self, source, picture, output, span: films.Span, submit: Callable, progress: Callable | None):
+        self.source, self.picture, self.output, self.submit, self.progress = source, picture, output, submit, progress
+        self.steady, self.drawing = Steady(), None  # the frame that is being drawn, as _write takes it
         self.span, self.encoder, self.waiting, self.copies = span, None, [], {}
         self.rate = picture.average_rate or 25
         self.broken, self.last = [], None
@@ -106,7 +104,7 @@ class _Copy:
             time = 0 if self.last is None else self.last + length
         if self.last is not None and time <= self.last:
             return
-        last, self.drawing = self.drawing, (pixels, self.begin(pixels), time, length)
+        last, self.drawing = self.drawing, (pixels, self.submit(pixels), time, length)
         if last:
             self._write(*last)
         if self.progress and self.span.end > self.span.begin:

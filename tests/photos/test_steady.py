@@ -10,7 +10,7 @@ from skimage.data import astronaut
 from cartoonlib.images import to_tensor
 from cartoonlib.photos import shipped
 from cartoonlib.photos.cartoonizer import Cartoonizer
-from cartoonlib.photos.steady import Steady, moved, of_films, optical_flow
+from cartoonlib.photos.steady import Steady, moved, optical_flow
 
 PHOTO = astronaut()[:256, 128:384].astype(np.float32)
 
@@ -64,13 +64,13 @@ def test_a_film_is_drawn_like_a_photo(multiplied, dtype, monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: multiplied)
     frame, cartoonizer = noisy(pan(0, 0, 1))[0], Cartoonizer(shipped.styles()[0], strength=0.9)
     before = [parameter.clone() for parameter in cartoonizer.generator.parameters()]
-    draw = of_films(cartoonizer, iter([np.zeros((1024, 1600, 3), np.uint8)]))
+    draw = cartoonizer.for_film(iter([np.zeros((1024, 1600, 3), np.uint8)]))
     assert (draw.scale, draw.strength, draw.generator.tail.weight.dtype) == (0.5, 0.9, dtype)
     exact = replace(cartoonizer, scale=0.5)(frame).astype(int)
     assert abs(draw(frame) - exact).max() <= 1 + multiplied and abs(draw(frame) - exact).mean() < 0.3
     assert all(torch.equal(*pair) for pair in zip(before, cartoonizer.generator.parameters()))  # photos stay the same
     runtime = Cartoonizer(lambda photo: photo, scale=0.3)
-    assert of_films(runtime, []).generator is runtime.generator
+    assert runtime.for_film([]).generator is runtime.generator
 
 
 def test_the_number_of_threads_changes_no_more_than_rounding():
