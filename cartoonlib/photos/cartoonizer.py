@@ -55,12 +55,9 @@ class Cartoonizer:
         return self.draw(photo)[0]
 
     def for_film(self, first: Iterable[np.ndarray]) -> "Cartoonizer":
-        """One for a film's frames: at one scale, by the first of them, and in bfloat16 where that is multiplied.
-
-        That is more than twice as fast, and 1 of 255 away. Another runtime's generator stays as it is.
-        """
+        """One for frames: of one scale, by the first, and in bfloat16 where that is twice as fast, 1 of 255 away."""
         generator, scale = self.generator, self.scale or usual_scale(first)[0]
-        if isinstance(generator, Generator):
+        if isinstance(generator, Generator):  # and no other runtime's
             dtype = torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32  # as in training
             generator = copy.deepcopy(generator).to(dtype, memory_format=torch.channels_last)  # photos keep the other
             generator.head.register_forward_pre_hook(lambda _, photo: photo[0].to(dtype))

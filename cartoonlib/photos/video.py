@@ -42,8 +42,7 @@ def convert(
         draw: a frame, uint8 (H, W, 3) RGB -> the same; in a thread, while the frame before it is made steady and written.
         progress: is told the part of the whole that each frame is.
 
-    Returns sentences, first on how fast that was, then on what was left out: tracks that cannot be copied, frames that
-    cannot be read, a missing end.
+    Returns sentences on its speed, and on what was left out: tracks that cannot be copied, broken frames, a missing end.
     """
     part = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
     span, began = films.span(path), monotonic()
