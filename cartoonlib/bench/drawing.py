@@ -107,7 +107,7 @@ def draw_here(way: str, generator: str, height: int, width: int, repeats: int) -
     generator, photo = shipped.load(generator), np.array(_photo(height, width))
     draw = partial(cartoonize, generator, photo, scale=None if way == USUAL else 1.0)
     if way == FILM:
-        draw = partial(lambda film, steady: steady(photo, film(photo)), Cartoonizer(generator).for_film([photo]), Steady())
+        draw = partial(lambda film, mix: mix(photo, film(photo)), Cartoonizer(generator).for_film([photo]), Steady())
     elif way == WHOLE:
         draw = partial(generator, to_tensor(photo[None]))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=way == "bfloat16"):

@@ -39,10 +39,10 @@ def convert(
     and languages are copied.
 
     Args:
-        draw: a frame, uint8 (H, W, 3) RGB -> the same; in a thread, while the frame before it is made steady and written.
+        draw: a frame, uint8 (H, W, 3) RGB -> the same; in a thread, while the one before is made steady and written.
         progress: is told the part of the whole that each frame is.
 
-    Returns sentences on its speed, and on what was left out: tracks that cannot be copied, broken frames, a missing end.
+    Returns sentences on its speed and on what was left out: tracks that cannot be copied, broken frames, a missing end.
     """
     part = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
     span, began = films.span(path), monotonic()
