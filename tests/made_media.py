@@ -159,7 +159,7 @@ def end_of_film(path: Path, film: Film) -> tuple[str, str]:
         path.with_name("copy.mkv" if film.suffix not in ("mp4", "mov", "m4v") else f"copy.{film.suffix}"),
     )
     try:
-        notes = video.convert(path, target, lambda pixels: frames.append(pixels) or pixels)
+        _, *notes = video.convert(path, target, lambda pixels: frames.append(pixels) or pixels)
     except InputError as problem:
         return ("sentence" if film.cut < 1 else "wrong"), str(problem)
     if wrong := shown_wrongly(frames[0], film.turn) or shown_wrongly(frames[-1 if film.cut == 1 else 0], film.turn):

@@ -19,7 +19,7 @@ from skimage.data import astronaut
 from .. import files
 from ..files import InputError
 from ..images import to_tensor, to_uint8
-from ..photos import shipped
+from ..photos import Cartoonizer, shipped
 from ..photos.draw import cartoonize
 from ..photos.onnx import OnnxGenerator, to_onnx
 from ..photos.steady import Steady
@@ -29,8 +29,9 @@ from .measuring import KILLED, Process, peak_memory, spread, timed
 COMMAND = "the command"  # `cartoonize photo.jpg` from its start to its end, Python's start and the JPEG among it
 USUAL = "usual scale"  # what it does with the photo once that is read: the scale by the face, 512 px without one
 WHOLE = "whole"  # the generator alone on all pixels at once, float32: no tiles, no bytes, no mixing
+FILM = "a film's frame"  # of that size, drawn at that scale and made steady; its reading and writing apart
 TILES = ("float32", "bfloat16", "ONNX Runtime")  # on all pixels too (`--scale 1`), in tiles
-WAYS = (COMMAND, USUAL, *TILES, WHOLE)
+WAYS = (COMMAND, USUAL, FILM, *TILES, WHOLE)
 # The command, and what it takes of memory, which only Linux tells; nothing else is imported.
 COMMAND_AND_ITS_PEAK = """
 import sys
@@ -52,7 +53,7 @@ GOALS = (
 
 def sizes(p: Profile) -> list[tuple[int, int]]:
     """Heights and widths to measure, up to a telephone's 12 and a camera's 24 megapixels where there is time."""
-    all_sizes = [(128, 128), SMALL, (1024, 1024), (2048, 2048), PHONE, CAMERA]
+    all_sizes = [(128, 128), SMALL, (720, 1280), (2048, 2048), PHONE, CAMERA]
     return all_sizes[: 1 if p.bench_repeats == 1 else 2 if p.bench_repeats < 5 else None]
 
 
@@ -105,7 +106,9 @@ def draw_here(way: str, generator: str, height: int, width: int, repeats: int) -
     """Seconds and peak memory of drawing one photo in this process, which should do nothing else."""
     generator, photo = shipped.load(generator), np.array(_photo(height, width))
     draw = partial(cartoonize, generator, photo, scale=None if way == USUAL else 1.0)
-    if way == WHOLE:
+    if way == FILM:
+        draw = partial(lambda film, mix: mix(photo, film(photo)), Cartoonizer(generator).for_film([photo]), Steady())
+    elif way == WHOLE:
         draw = partial(generator, to_tensor(photo[None]))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=way == "bfloat16"):
         seconds = timed({way: draw}, repeats, time.perf_counter)[way]
@@ -123,9 +126,7 @@ def flicker(generator: Callable, frames: int = 12) -> dict[str, float]:
     film = [photo[2 * t : 2 * t + 384, t : t + 384] for t in range(frames)]
     film = [np.clip(frame + noise.normal(0, 2, frame.shape), 0, 255).round().astype(np.uint8) for frame in film]
     alone = [cartoonize(generator, frame, scale=1.0) for frame in film]
-    drawn = iter(alone)
-    steady = Steady(lambda frame: next(drawn))
-    films = {"film": film, "alone": alone, "cartoon": [steady(frame) for frame in film]}
+    films = {"film": film, "alone": alone, "cartoon": list(map(Steady(), film, alone))}
     return {name + end: _change(films[name], px) for end, px in (("", 1), ("_squares", 4)) for name in films}
 
 

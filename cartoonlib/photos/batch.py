@@ -3,7 +3,6 @@
 import argparse
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -14,7 +13,6 @@ from ..media.pictures import FORMATS, read_picture
 from ..networks import Generator
 from . import folders, formats
 from .cartoonizer import RANGES, Cartoonizer
-from .draw import usual_scale
 
 
 def run(options: argparse.Namespace, problems: list[str]) -> None:
@@ -99,9 +97,7 @@ def _draw_photo(path: Path, target: Path, cartoonizer: Cartoonizer, bar: tqdm) -
 
 def _draw_film(path: Path, target: Path, cartoonizer: Cartoonizer, bar: tqdm) -> list[str]:
     from . import video  # and PyAV, which no photo needs
-    from .steady import Steady
 
     if cartoonizer.faces:
         raise InputError("--faces is for photos: faces found anew in each frame would flicker")
-    scale = cartoonizer.scale or usual_scale(video.first_frames(path))[0]
-    return video.convert(path, target, Steady(replace(cartoonizer, scale=scale)), bar.update)
+    return video.convert(path, target, cartoonizer.for_film(video.first_frames(path)), bar.update)

@@ -1,14 +1,17 @@
 """A generator and the options of the command: what the command, the page and your own programs draw with."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from ..files import InputError
 from ..media.pictures import SMALLEST, as_rgb
+from ..networks import Generator
 from . import shipped
 from .draw import FACE, blend_faces, cartoonize, certain_faces, usual_scale, width_of
 
@@ -50,6 +53,16 @@ class Cartoonizer:
         if photo.dtype.kind == "f" and photo.size and photo.min() >= 0 and photo.max() <= 1:
             return (self(np.rint(photo * 255).astype(np.uint8)) / 255).astype(photo.dtype)
         return self.draw(photo)[0]
+
+    def for_film(self, first: Iterable[np.ndarray]) -> "Cartoonizer":
+        """One for frames: of one scale, by the first, and in bfloat16 where that is twice as fast, 1 of 255 away."""
+        generator, scale = self.generator, self.scale or usual_scale(first)[0]
+        if isinstance(generator, Generator):  # and no other runtime's
+            dtype = torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32  # as in training
+            generator = copy.deepcopy(generator).to(dtype, memory_format=torch.channels_last)  # photos keep the other
+            generator.head.register_forward_pre_hook(lambda _, photo: photo[0].to(dtype))
+            generator.tail.register_forward_hook(lambda *given: given[-1].float())
+        return replace(self, generator=generator, scale=scale)
 
     def draw(self, photo: np.ndarray, progress: Callable[[float], None] | None = None) -> tuple[np.ndarray, list[str]]:
         """The cartoon of a photo, uint8 (H, W, 3) RGB, and sentences on the faces that were found in it."""

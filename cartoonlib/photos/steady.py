@@ -4,8 +4,6 @@ A network answers noise and motion with other lines. So each cartoon is mixed wi
 motion, but only where that explains the film: what is new, behind a moving edge or after a cut, stays as it is drawn.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -21,15 +19,15 @@ WINDOW, STEPS = 7, 2  # radius in px of what moves alike; corrections at each si
 
 
 class Steady:
-    """Draws the frames of a film in their order: uint8 (H, W, 3) RGB -> the same; `draw` draws one by itself."""
+    """Takes the frames of a film in their order and their cartoons, uint8 (H, W, 3) RGB, and gives steady cartoons."""
 
-    def __init__(self, draw: Callable[[np.ndarray], np.ndarray]):
-        self.draw, self.small, self.cartoon = draw, None, None
+    def __init__(self):
+        self.small, self.cartoon, self.frames = None, None, 0
 
     @torch.no_grad()
-    def __call__(self, frame: np.ndarray) -> np.ndarray:
-        cartoon, before, old = to_tensor(self.draw(frame)[None]), self.cartoon, self.small
-        factor = max(1, round(min(frame.shape[:2]) / SIDE))
+    def __call__(self, frame: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+        cartoon, before, old = to_tensor(drawn[None]), self.cartoon, self.small
+        factor, self.frames = max(1, round(min(frame.shape[:2]) / SIDE)), self.frames + 1
         self.cartoon, self.small = cartoon, F.avg_pool2d(to_tensor(frame[None]), factor)
         if before is not None and before.shape == cartoon.shape:
             flow = optical_flow(self.small.mean(1, keepdim=True), old.mean(1, keepdim=True))
@@ -38,7 +36,7 @@ class Steady:
             share = PAST * ((OTHER - change) / (OTHER - SAME)).clamp(0, 1)
             if share.mean() > PAST / 2:  # otherwise it is another scene
                 maps = F.interpolate(torch.cat([factor * flow, share], dim=1), cartoon.shape[2:], mode="bilinear")
-                cartoon += maps[:, 2:] * (moved(before, maps[:, :2], "bicubic") - cartoon)
+                cartoon.lerp_(moved(before, maps[:, :2], "bicubic"), maps[:, 2:])
         return to_uint8(cartoon)[0]
 
 
@@ -63,6 +61,6 @@ def optical_flow(new: Tensor, old: Tensor) -> Tensor:
 def moved(images: Tensor, flow: Tensor, mode: str = "bilinear") -> Tensor:
     """Images (B, C, H, W), each pixel taken from `flow` (B, 2, H, W), px right and down, away from it."""
     height, width = images.shape[2:]
-    stay = F.affine_grid(torch.eye(2, 3)[None], [1, 1, height, width], align_corners=True)
-    grid = stay + flow.permute(0, 2, 3, 1) * 2 / torch.tensor([width - 1, height - 1])
+    x, y = torch.arange(width) + flow[:, 0], torch.arange(height)[:, None] + flow[:, 1]
+    grid = torch.stack([x * (2 / (width - 1)) - 1, y * (2 / (height - 1)) - 1], dim=-1)
     return F.grid_sample(images, grid, mode, padding_mode="border", align_corners=True)

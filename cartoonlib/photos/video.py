@@ -4,8 +4,10 @@ import io
 import itertools
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
+from time import monotonic
 
 import av
 import numpy as np
@@ -14,6 +16,7 @@ from av.video.reformatter import ColorRange
 from ..files import InputError
 from ..media import films
 from ..media.pictures import SMALLEST
+from .steady import Steady
 
 ENCODER = {"crf": "17", "preset": "fast"}
 LOOKS = 10  # for a face, half a second apart
@@ -36,18 +39,18 @@ def convert(
     and languages are copied.
 
     Args:
-        draw: a frame, uint8 (H, W, 3) RGB -> the same.
+        draw: a frame, uint8 (H, W, 3) RGB -> the same; in a thread, while the one before is made steady and written.
         progress: is told the part of the whole that each frame is.
 
-    Returns sentences on what was left out: tracks that cannot be copied, frames that cannot be read, a missing end.
+    Returns sentences on its speed and on what was left out: tracks that cannot be copied, broken frames, a missing end.
     """
     part = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
-    span = films.span(path)
+    span, began = films.span(path), monotonic()
     try:
         with films.open_film(path) as (source, picture):
             target.parent.mkdir(parents=True, exist_ok=True)
-            with av.open(str(part.absolute()), "w") as output:
-                copy = _Copy(source, picture, output, span, draw, progress)
+            with av.open(str(part.absolute()), "w") as output, ThreadPoolExecutor(1) as pool:
+                copy = _Copy(source, picture, output, span, lambda frame: pool.submit(draw, frame), progress)
                 copy.run()
         if copy.last is None:
             raise InputError("no frame of this video can be read")
@@ -57,14 +60,16 @@ def convert(
     finally:
         part.unlink(missing_ok=True)
     broken = f"pieces left out because they cannot be read: {len(copy.broken)}" if copy.broken else ""
-    return [note for note in (copy.left_out, broken, span.note) if note]
+    speed = f"{copy.steady.frames} frames, {copy.steady.frames / (monotonic() - began):.2f} a second"
+    return [note for note in (speed, copy.left_out, broken, span.note) if note]
 
 
 class _Copy:
     """What is known while a video is copied: the encoder, which needs the first frame, and the time of the last one."""
 
-    def __init__(self, source, picture, output, span: films.Span, draw: Callable, progress: Callable | None):
-        self.source, self.picture, self.output, self.draw, self.progress = source, picture, output, draw, progress
+    def __init__(self, source, picture, output, span: films.Span, submit: Callable, progress: Callable | None):
+        self.source, self.picture, self.output, self.submit, self.progress = source, picture, output, submit, progress
+        self.steady, self.drawing = Steady(), None  # the frame that is being drawn, as _write takes it
         self.span, self.encoder, self.waiting, self.copies = span, None, [], {}
         self.rate = picture.average_rate or 25
         self.broken, self.last = [], None
@@ -83,11 +88,12 @@ class _Copy:
                 packet = self.waiting.pop(0)
                 packet.stream = self.copies[packet.stream.index]
                 self.output.mux(packet)
-        if self.encoder is not None:
+        if self.drawing:
+            self._write(*self.drawing)
             self.output.mux(self.encoder.encode(None))
 
     def _frame(self, frame) -> None:
-        """Draw a frame and write it at its own time, the first of two that have the same."""
+        """Begin to draw a frame, the first of two that have the same time, and write the one before."""
         pixels, pixel_shape = films.pixels(frame, self.picture)
         if self.encoder is None:
             self._start(*pixels.shape[:2], films.matrix(frame), pixel_shape)
@@ -97,15 +103,21 @@ class _Copy:
             time = 0 if self.last is None else self.last + length
         if self.last is not None and time <= self.last:
             return
-        drawn = av.VideoFrame.from_ndarray(self.draw(pixels), format="rgb24")
-        matrix = self.encoder.codec_context.colorspace
-        drawn = drawn.reformat(format=self.encoder.pix_fmt, dst_colorspace=matrix, dst_color_range=ColorRange.MPEG)
-        drawn.pts, drawn.time_base, drawn.duration = time, self.picture.time_base, length
-        self.output.mux(self.encoder.encode(drawn))
+        last, self.drawing = self.drawing, (pixels, self.submit(pixels), time, length)
+        if last:
+            self._write(*last)
         if self.progress and self.span.end > self.span.begin:
             before = self.span.begin if self.last is None else self.last * self.picture.time_base
             self.progress(float((time * self.picture.time_base - before) / (self.span.end - self.span.begin)))
         self.last = time
+
+    def _write(self, pixels: np.ndarray, drawn: Future, time: int, length: int) -> None:
+        """Write a frame when it is drawn, at its own time."""
+        cartoon = av.VideoFrame.from_ndarray(self.steady(pixels, drawn.result()), format="rgb24")
+        matrix = self.encoder.codec_context.colorspace
+        cartoon = cartoon.reformat(format=self.encoder.pix_fmt, dst_colorspace=matrix, dst_color_range=ColorRange.MPEG)
+        cartoon.pts, cartoon.time_base, cartoon.duration = time, self.picture.time_base, length
+        self.output.mux(self.encoder.encode(cartoon))
 
     def _start(self, height: int, width: int, matrix: int, pixel_shape: Fraction) -> None:
         """Add the encoder of a film of that size, and the tracks that are kept."""

@@ -49,11 +49,11 @@ def learn(drawings: str, photos: str = "embedded_faces", minutes: float = 20.0) 
     if (GENERATORS / path.name).exists():
         raise InputError(f"A style `{name}` comes with the project: give your folder or film another name.")
     cartoons = prepare(drawings, size, limit=1000, test_fraction=0.0, kind="cartoons")
-    faces = enough(prepare(photos, size, limit=1000, test_fraction=0.3, kind="faces"))
+    faces = prepare(photos, size, limit=1000, test_fraction=0.3, kind="faces")
     for images, fewest in (cartoons, FEWEST), (faces, FEWEST_FACES):
         if (count := len(images.images)) < fewest:
             raise InputError(f"{images.title}: {count} {images.kind} can be used, and {fewest} are needed: give more.")
-    plan, asked = path.with_suffix(".json"), {"data": [cartoons.hash, faces.hash], "minutes": minutes}
+    plan, asked = path.with_suffix(".json"), {"data": [cartoons.hash, enough(faces).hash], "minutes": minutes}
     if not plan.exists():  # the number of steps names the run, so it is set once, and kept
         style = Style(cartoons, faces, nearest(cartoons), steps=TIMED, every=TIMED)
         seconds = style.seconds_of_a_step()

@@ -95,6 +95,11 @@ def test_a_process_measures_one_way_and_one_that_fails_says_why(monkeypatch):
     assert "Traceback" not in str(problem.value)
 
 
+def test_a_frame_of_a_film_is_measured_beside_the_photo():
+    found = drawing.draw_here(drawing.FILM, shipped.styles()[0], 64, 64, 1)
+    assert 0 < found["seconds"]["min"] < 60 and found["peak_mb"] > 100
+
+
 def test_flicker_takes_the_motion_out():
     """A generator that gives the photo back flickers as the film does; one that draws a fixed pattern flickers more."""
     identity = Generator().eval().requires_grad_(False)

@@ -1,11 +1,15 @@
 """Films without flicker: what stays is averaged along the film's motion, what is new is drawn as it is."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from skimage.data import astronaut
 
 from cartoonlib.images import to_tensor
+from cartoonlib.photos import shipped
+from cartoonlib.photos.cartoonizer import Cartoonizer
 from cartoonlib.photos.steady import Steady, moved, optical_flow
 
 PHOTO = astronaut()[:256, 128:384].astype(np.float32)
@@ -31,6 +35,11 @@ def flickering(seed=1):
     return draw
 
 
+def steadied(draw, frames):
+    """The steady cartoons of frames that are drawn one by one."""
+    return list(map(Steady(), frames, map(draw, frames)))
+
+
 def change(frames, right: int, down: int) -> float:
     """Mean difference of neighbours, their motion taken out."""
     rest, side = 16, len(frames[0]) - 32
@@ -42,18 +51,33 @@ def change(frames, right: int, down: int) -> float:
 @pytest.mark.parametrize(("right", "down"), [(0, 0), (2, 1), (5, 3)])
 def test_a_cartoon_flickers_no_more_than_its_film(right, down):
     frames = noisy(pan(right, down))
-    alone, steady = list(map(flickering(), frames)), list(map(Steady(flickering()), frames))
+    alone, steady = list(map(flickering(), frames)), steadied(flickering(), frames)
     bound = 1.05 * change(frames, right, down)
     assert change(alone, right, down) > 2 * bound and change(steady, right, down) < bound
     assert np.array_equal(alone[0], steady[0])  # nothing comes before
-    assert all(np.array_equal(a, b) for a, b in zip(steady, map(Steady(flickering()), frames)))
+    assert all(np.array_equal(a, b) for a, b in zip(steady, steadied(flickering(), frames)))
+
+
+@pytest.mark.skipif(not shipped.styles(), reason="needs the shipped generators")
+@pytest.mark.parametrize(("multiplied", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_film_is_drawn_like_a_photo(multiplied, dtype, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: multiplied)
+    frame, cartoonizer = noisy(pan(0, 0, 1))[0], Cartoonizer(shipped.styles()[0], strength=0.9)
+    before = [parameter.clone() for parameter in cartoonizer.generator.parameters()]
+    draw = cartoonizer.for_film(iter([np.zeros((1024, 1600, 3), np.uint8)]))
+    assert (draw.scale, draw.strength, draw.generator.tail.weight.dtype) == (0.5, 0.9, dtype)
+    exact = replace(cartoonizer, scale=0.5)(frame).astype(int)
+    assert abs(draw(frame) - exact).max() <= 1 + multiplied and abs(draw(frame) - exact).mean() < 0.3
+    assert all(torch.equal(*pair) for pair in zip(before, cartoonizer.generator.parameters()))  # photos stay the same
+    runtime = Cartoonizer(lambda photo: photo, scale=0.3)
+    assert runtime.for_film([]).generator is runtime.generator
 
 
 def test_the_number_of_threads_changes_no_more_than_rounding():
     frames, found, before = noisy(pan(2, 1, 4)), [], torch.get_num_threads()
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        found.append(np.array(list(map(Steady(flickering()), frames)), int))
+        found.append(np.array(steadied(flickering(), frames), int))
     torch.set_num_threads(before)
     assert abs(found[0] - found[1]).max() <= 1
 
@@ -61,7 +85,7 @@ def test_the_number_of_threads_changes_no_more_than_rounding():
 def test_no_ghost_stays_behind_a_cut():
     frames = noisy(pan(1, 1, 4)) + noisy(pan(1, 1, 2)[::-1], seed=3)
     frames[4:] = [frame[::-1, ::-1].copy() for frame in frames[4:]]
-    alone, steady = list(map(flickering(), frames)), list(map(Steady(flickering()), frames))
+    alone, steady = list(map(flickering(), frames)), steadied(flickering(), frames)
     assert np.array_equal(steady[4], alone[4]) and not np.array_equal(steady[3], alone[3])
     assert not np.array_equal(steady[5], alone[5])  # what comes behind it is steady again
 
@@ -78,21 +102,21 @@ def test_a_moving_edge_does_not_trail(step):
         place[:] = np.where(round_face, PHOTO[20:116, 40:136], place)
         frames.append(frame)
     frames = noisy(frames)
-    differences = [abs(steady.astype(int) - frame) for steady, frame in zip(map(Steady(np.copy), frames), frames)]
+    differences = [abs(steady.astype(int) - frame) for steady, frame in zip(steadied(np.copy, frames), frames)]
     assert 0.5 < np.mean(differences[-1]) < 3 and np.percentile(differences[-1], 99.9) < 20
 
 
 def test_other_sizes_begin_anew_and_the_smallest_are_drawn():
-    steady = Steady(lambda frame: frame)
+    steady = Steady()
     for size in ((64, 64), (48, 64), (16, 16), (16, 16), (16, 300), (16, 300)):
         frame = np.full((*size, 3), 90, np.uint8)
-        assert np.array_equal(steady(frame), frame)
+        assert np.array_equal(steady(frame, frame), frame)
 
 
 def test_a_light_that_goes_on_leaves_nothing_behind():
     dark, light = (PHOTO[:160, :160] * share for share in (0.3, 0.9))
     frames = noisy([dark, dark, light])
-    assert np.array_equal(list(map(Steady(np.copy), frames))[2], frames[2])
+    assert np.array_equal(steadied(np.copy, frames)[2], frames[2])
 
 
 def test_the_flow_is_where_pixels_were():

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -119,6 +120,36 @@ def test_a_style_that_exists_is_kept(small, comics):
     with pytest.raises(InputError, match="The style `comics` is there, of other drawings, photos or minutes") as error:
         style.learn(str(comics), minutes=5)
     assert one_sentence(error) and contents(small) == before
+
+
+@needs_generators
+def test_a_style_is_made_of_a_film(small, comics, tmp_path):
+    film = tmp_path / "My Comics.mkv"
+    with av.open(str(film), "w") as output:
+        picture = output.add_stream("ffv1", rate=2)
+        picture.width, picture.height, picture.pix_fmt = 192, 144, "bgr0"
+        for path in sorted(comics.iterdir()):
+            wide = np.pad(np.asarray(Image.open(path).convert("RGB")), ((0, 0), (24, 24), (0, 0)), mode="edge")
+            output.mux(picture.encode(av.VideoFrame.from_ndarray(wide, format="rgb24")))
+        output.mux(picture.encode(None))
+    assert style.learn(str(film), minutes=4) == small / "my_comics.safetensors"
+    assert "My Comics.mkv" in (small / "my_comics.md").read_text(encoding="utf-8")
+    assert shipped.load("my_comics")
+
+
+def test_a_film_that_is_none_is_refused(small, tmp_path):
+    (tmp_path / "toon.mp4").write_bytes(b"no film")
+    with pytest.raises(InputError, match="toon.mp4: it cannot be read as a video .*Convert it to MP4") as error:
+        style.learn(str(tmp_path / "toon.mp4"))
+    assert one_sentence(error) and not small.exists()
+
+
+@needs_generators
+def test_few_photos_are_counted(small, comics, monkeypatch):
+    monkeypatch.setattr(style, "FEWEST_FACES", 7)
+    with pytest.raises(InputError, match="6 faces can be used, and 7 are needed: give more") as error:
+        style.learn(str(comics))
+    assert one_sentence(error) and not small.exists()
 
 
 @needs_generators
