@@ -7,8 +7,10 @@ import re
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import ipywidgets as widgets
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
@@ -130,6 +132,14 @@ def test_it_has_a_cell_to_change_and_ends_with_what_was_found(notebook):
 def test_no_path_of_a_machine_is_in_it(notebook):
     text = nbformat.writes(notebook)
     assert not any(word in text for word in ("sys.path", "/home/", "/tmp/", "/root/"))
+
+
+def test_every_choice_of_the_photo_page_says_what_is_chosen():
+    cells = nbformat.read(files.ROOT / "notebooks" / "08_your_photo.ipynb", as_version=4).cells
+    (source,) = (cell.source for cell in cells if "widgets.Dropdown(" in cell.source)
+    names = {"widgets": widgets, "partial": partial, "generators": ["anime"]}
+    exec(source, names)  # a first choice that stands for None shows as nothing in JupyterLab unless `index` says it
+    assert [names[choice].label for choice in ("style", "scale")] == ["anime", "by the face"]
 
 
 def test_the_makefile_runs_the_notebooks_of_the_report_alone():
