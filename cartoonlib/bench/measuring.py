@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -20,7 +21,6 @@ import torch
 from ..device import EAGER_STEPS
 from ..files import InputError
 from ..report.book import processor
-from ..runs.parallel import end_with_parent
 
 LEAST = 0.2  # seconds: a shorter call is repeated until one measurement takes so long
 
@@ -95,7 +95,7 @@ class Process(ProcessPoolExecutor):
     """A fresh process that calls functions one after the other, and has malloc's settings and a peak of its own."""
 
     def __init__(self):
-        super().__init__(1, multiprocessing.get_context("spawn"), initializer=end_with_parent)
+        super().__init__(1, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
 
     def __call__(self, function: Callable, *arguments) -> Any:
         """What a function of a module returns there; InputError, with the reason, when it fails."""
@@ -105,6 +105,16 @@ class Process(ProcessPoolExecutor):
             raise InputError(KILLED) from None
         except Exception as problem:
             raise InputError((str(problem).splitlines() or [repr(problem)])[-1]) from problem
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone: one that is killed cannot end it."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def hardware() -> dict:

@@ -21,14 +21,17 @@ def main() -> None:
     where.add_argument("--workers", type=int, default=2, help="how many to start on this machine (default: 2)")
     where.add_argument("--scheduler", metavar="HOST:PORT", help="of a Dask scheduler whose workers to use")
     tasks.add_parser("profile", help="print a profile with all its settings").add_argument("profile")
+    tasks.add_parser("run", help="one job, given as JSON; for cartoonlib itself").add_argument("job")
     given = parser.parse_args()
     with one_sentence():
         if given.task == "train":
             parallel.train_styles(given.profile, given.styles)
         elif given.task == "ablations":
             ablations.train_rows(given.profile, given.workers, given.scheduler)
-        else:
+        elif given.task == "profile":
             print(yaml.safe_dump(load_profile(given.profile).model_dump(mode="json"), sort_keys=False), end="")
+        else:
+            parallel.run_launched(given.job)
 
 
 if __name__ == "__main__":

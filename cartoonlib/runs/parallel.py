@@ -6,9 +6,10 @@ training.py): a job may be stopped, and started again wherever the same results/
 
 import contextlib
 import gc
-import multiprocessing
+import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -16,15 +17,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from accelerate.utils.other import get_free_port
-from torch.multiprocessing.spawn import ProcessException
 
 from ..dataset.sets import Sets
 from ..files import InputError
-from ..profile import Profile
+from ..profile import Profile, profile_of
 from . import store, training
+from .guards import TrainingStopped
 from .profiles import load_profile
 from .store import Run
+
+ERRORS = {error.__name__: error for error in (InputError, TrainingStopped)}  # that processes report to this one
 
 
 def train(
@@ -106,58 +108,66 @@ def show_line(line: str, keep: bool = False) -> None:
 
 
 def _launch(profile: Profile, style: str | None, title: str, progress: Callable) -> None:
-    """Train in `processes` new processes of this machine, which Accelerate joins, and raise here what they raise.
+    """Train in `processes` processes through `accelerate launch`, and raise here what they raise.
 
     Not through notebook_launcher, which forks: neither CUDA, which a notebook that prints the GPU's name has begun to
-    use, nor the threads of OpenMP survive a fork.
+    use, nor the threads of OpenMP survive a fork. `--multi_gpu` is Accelerate's name for "several processes on this
+    machine": without GPUs they are joined by gloo, while its `--cpu` leaves starting them to MPI.
     """
     gpus, number = torch.cuda.device_count(), profile.processes
     if 0 < gpus < number:
         raise InputError(f"`processes: {number}` needs as many GPUs, and this machine has {gpus}.")
-    group = {"WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(get_free_port())}
-    told, threads = multiprocessing.get_context("spawn").SimpleQueue(), max(1, torch.get_num_threads() // number)
-    with tempfile.NamedTemporaryFile("r", encoding="utf-8", errors="replace") as said:
-        job = told, said.name, group, threads, profile, style, title
-        processes, ended = torch.multiprocessing.spawn(_share, job, number, join=False), False
-        try:
-            while not ended:
-                ended = processes.join(timeout=1)
-                while not told.empty():
-                    if isinstance(line := told.get(), InputError):
-                        raise line
-                    progress(line)
-        except ProcessException as defect:
-            last = "".join(said.readlines()[-100:])
-            raise RuntimeError(f"{title}: its {number} processes ended without a result:\n{last}{defect}") from None
-        finally:
-            for process in processes.processes:
-                process.kill()
+    threads = max(1, torch.get_num_threads() // number)
+    job = json.dumps([profile.model_dump(), style, title])
+    problem, pipe = None, subprocess.PIPE
+    with tempfile.TemporaryDirectory() as logs, tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
+        command = [
+            sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1",
+            "--num_processes", str(number), "--num_cpu_threads_per_process", str(threads), "--log_dir", logs,
+            "--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no",
+            "-m", "cartoonlib.runs", "run", job,
+        ]  # fmt: skip
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, encoding="utf-8") as process:
+            with process.stdin:  # closing it ends the processes, see _end_with_parent
+                for line in process.stdout:
+                    kind, _, text = line.partition("\t")  # see _tell_parent; what else is printed there is no such line
+                    if kind == "progress":
+                        progress(json.loads(text))
+                    elif kind in ERRORS:
+                        problem = ERRORS[kind](json.loads(text))
+        if process.wait() and problem is None:
+            errors.seek(0)
+            last = "".join(errors.readlines()[-100:])
+            problem = RuntimeError(f"{title}: its {number} processes ended without a result:\n{last}")
+    if problem is not None:
+        raise problem
 
 
-def _share(rank: int, told, log: str, group: dict[str, str], threads: int, profile: Profile, *job: str | None) -> None:
-    """What each process of _launch does: its part of the job. It puts its progress, or an InputError, into `told`."""
-    end_with_parent()
-    with open(log, "ab") as file:  # libraries greet and warn, which is of interest after a crash alone
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    os.environ.update(group, RANK=str(rank), LOCAL_RANK=str(rank))
-    torch.set_num_threads(threads)
+def run_launched(job: str) -> None:
+    """What each process of _launch does: the job, telling its progress to the process that started it."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    settings, style, title = json.loads(job)
     try:
-        run(profile, Sets(profile, silent), *job, told.put)
+        profile = profile_of(settings)
+        run(profile, Sets(profile, silent), style, title, lambda line: _tell_parent("progress", line))
     except InputError as problem:
-        told.put(problem)
-        threading.Event().wait()  # until _launch has heard it: the others would take an end for a defect
+        _tell_parent(type(problem).__name__, str(problem))
+        sys.exit(1)
     leave_the_others()
 
 
-def end_with_parent() -> None:
-    """End this process when the one that started it is gone: one that is killed, such as a kernel, cannot end it."""
+def _tell_parent(kind: str, text: str) -> None:
+    sys.stdout.write(f"{kind}\t{json.dumps(text)}\n")  # in one piece, which print does not do: lines would mix
+    sys.stdout.flush()
 
-    def wait() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
 
-    threading.Thread(target=wait, daemon=True).start()
+def _end_with_parent() -> None:
+    """End this process when its standard input closes: whoever started it has ended, be it by a kill.
+
+    Otherwise a kernel that is killed would leave its processes training, beside those that the next one starts.
+    """
+    os.read(0, 1)
+    os._exit(1)
 
 
 def leave_the_others() -> None:
