@@ -45,11 +45,11 @@ def convert(
     Returns sentences on its speed and on what was left out: tracks that cannot be copied, broken frames, a missing end.
     """
     part = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
-    span, began = films.span(path), monotonic()
+    span, began, pool = films.span(path), monotonic(), ThreadPoolExecutor(1)
     try:
         with films.open_film(path) as (source, picture):
             target.parent.mkdir(parents=True, exist_ok=True)
-            with av.open(str(part.absolute()), "w") as output, ThreadPoolExecutor(1) as pool:
+            with av.open(str(part.absolute()), "w") as output:
                 copy = _Copy(source, picture, output, span, lambda frame: pool.submit(draw, frame), progress)
                 copy.run()
         if copy.last is None:
@@ -58,6 +58,7 @@ def convert(
     except (av.error.InvalidDataError, ValueError) as error:
         raise InputError(f"it cannot be read as a video ({getattr(error, 'strerror', None) or error})") from None
     finally:
+        pool.shutdown(cancel_futures=True)  # a frame that waits need not be drawn any more
         part.unlink(missing_ok=True)
     broken = f"pieces left out because they cannot be read: {len(copy.broken)}" if copy.broken else ""
     speed = f"{copy.steady.frames} frames, {copy.steady.frames / (monotonic() - began):.2f} a second"

@@ -1081,12 +1081,14 @@ def test_a_video_with_a_hole_and_a_name_like_a_protocol(tmp_path):
     assert notes[1:] == ["pieces left out because they cannot be read: 1"]
 
 
-def test_a_video_that_is_stopped_leaves_nothing(tmp_path):
-    def stop(pixels):
+@pytest.mark.parametrize("where", ["drawing", "copying"])
+def test_a_video_that_is_stopped_leaves_nothing(where, tmp_path):
+    def stop(_):
         raise KeyboardInterrupt
 
+    calls = {"drawing": (stop,), "copying": (lambda pixels: pixels, stop)}[where]
     with pytest.raises(KeyboardInterrupt):
-        video.convert(film(tmp_path / "a.mp4"), tmp_path / "out" / "b.mp4", stop)
+        video.convert(film(tmp_path / "a.mp4"), tmp_path / "out" / "b.mp4", *calls)
     assert list((tmp_path / "out").iterdir()) == []
 
 
