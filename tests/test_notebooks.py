@@ -138,7 +138,7 @@ def test_a_first_choice_that_stands_for_none_is_shown():
     calls = {ast.unparse(call) for call in ast.walk(ast.parse(source)) if isinstance(call, ast.Call)}
     (scale,) = (call for call in calls if "Dropdown(options=scales" in call)
     assert '("by the face", None)' in source
-    assert "index=0" in scale  # without it ipywidgets shows nothing in about every second process, by the order of a set
+    assert "index=0" in scale  # without it ipywidgets shows nothing in every second process: the order of a set
 
 
 def test_the_makefile_runs_the_notebooks_of_the_report_alone():
