@@ -3,9 +3,11 @@
 The generator ends in a guided filter, so a cartoon is slope * photo + intercept, pixel by pixel. Everything here rests
 on that: strength draws the two to 1 and 0; a network that looks at a smaller copy has them enlarged and applied to the
 photo itself; and they are computed tile by tile, each with all the pixels around it that the network can see, so that
-tiles meet without a seam.
+tiles meet without a seam. Of a style without that filter the slope is 0 and the intercept a drawing, which is made
+crisp as it is enlarged.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 
@@ -19,7 +21,7 @@ from ..media.faces import Face, detect_faces
 from ..media.pictures import SMALLEST
 from ..networks import Generator
 from ..representations import guided_coefficients
-from .adjust import REACH, outlined, recoloured
+from .adjust import AROUND, REACH, crisp, finer, outlined, recoloured, resized
 
 MARGIN = 64  # px around a tile: the network and its filter see 63 px far
 FACE = 100  # px: the width of the largest face in what the network looks at, unless `--scale` says otherwise
@@ -27,7 +29,7 @@ VIEW = 512  # px: its short side where no face is found
 LEAST, AS_IT_IS = 64, 150  # px: its short side at least; that of photos up to this one is not made smaller
 CERTAIN = 0.9  # probability that a face is one
 TILE_BYTES = 900  # that a pixel of a tile takes in the network, at the peak
-STRIP = 500_000  # px of a photo whose cartoon is put together at once
+BLOCK = 400  # px: the side of what is put together at once, of the photo or a drawing's finer grid: it stays in caches
 
 
 def usual_scale(pictures: Iterable[np.ndarray]) -> tuple[float, list[Face]]:
@@ -87,6 +89,7 @@ def cartoonize(
     if (rows, columns) != (height, width):
         view = np.asarray(Image.fromarray(photo).resize((columns, rows), Image.Resampling.LANCZOS, reducing_gap=3.0))
     changes, margin = (strength, keep_colors, outline), MARGIN + (REACH if outline != 1 else 0)
+    margin += 0 if generator.filter_radius else AROUND + -AROUND % Generator.MULTIPLE
     core = max(64, int(math.sqrt(memory * 1e6 / TILE_BYTES)) - 2 * margin)
     core -= core % Generator.MULTIPLE
     cartoon = np.empty_like(photo)
@@ -118,23 +121,28 @@ def _tile(generator, photo: np.ndarray, view, cartoon, changes: tuple, margin: i
     slope, intercept = guided_coefficients(guide, source, *smoothing)
     if outline != 1:
         slope, intercept = outlined(guide, slope, intercept, outline, *smoothing)
-    maps = torch.cat([1 + strength * (slope - 1), strength * intercept], dim=1)[0].numpy()  # (6, h, w)
+    maps = torch.cat([slope, intercept], dim=1)[0].numpy()  # (6, h, w)
 
     ratio = photo.shape[0] / view.shape[0], photo.shape[1] / view.shape[1]
     begin, end = round(left * ratio[1]), round(right * ratio[1])
     first, last = round(top * ratio[0]), round(bottom * ratio[0])
-    height = max(1, STRIP // (end - begin))
-    for row in range(first, last, height):
-        stop = min(row + height, last)
-        if ratio == (1.0, 1.0):
-            part = maps[:, row - y : stop - y, left - x : right - x]
-        else:
-            box = (begin / ratio[1] - x, row / ratio[0] - y, end / ratio[1] - x, stop / ratio[0] - y)
-            size, bicubic = (end - begin, stop - row), Image.Resampling.BICUBIC  # contours are crisper than bilinear
-            part = np.stack([np.asarray(Image.fromarray(m).resize(size, bicubic, box=box)) for m in maps])
-        pixels = photo[row:stop, begin:end].transpose(2, 0, 1).astype(np.float32) / 127.5 - 1
-        output = torch.from_numpy(part[:3] * pixels + part[3:])
-        cartoon[row:stop, begin:end] = to_uint8(output[None])[0]
+    side = max(1, int(BLOCK * min(1, ratio[1] / finer(ratio[1]))))
+    for row, column in itertools.product(range(first, last, side), range(begin, end, side)):
+        stop, edge = min(row + side, last), min(column + side, end)
+        box = (column / ratio[1] - x, row / ratio[0] - y, edge / ratio[1] - x, stop / ratio[0] - y)
+        pixels = photo[row:stop, column:edge].transpose(2, 0, 1).astype(np.float32) / 127.5 - 1
+        drawn = _applied(maps, pixels, box, ratio[1], drawing=not generator.filter_radius)
+        output = torch.from_numpy(pixels + np.float32(strength) * (drawn - pixels))
+        cartoon[row:stop, column:edge] = to_uint8(output[None])[0]
+
+
+def _applied(maps: np.ndarray, pixels: np.ndarray, box: tuple[float, ...], ratio: float, drawing: bool) -> np.ndarray:
+    """The cartoon of pixels of the photo, (3, h, w), by the part of the maps that lies under them."""
+    size = pixels.shape[:0:-1]
+    if drawing:
+        return crisp(maps[3:], size, box, ratio)
+    part = resized(maps, size, box)
+    return part[:3] * pixels + part[3:]
 
 
 def certain_faces(photo: np.ndarray) -> list[Face]:

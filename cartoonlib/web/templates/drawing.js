@@ -1,6 +1,7 @@
 // What cartoonlib/photos/draw.py and Pillow compute, for a worker of the page: the sizes, the same resampling, the
-// coefficients of the guided filter, and the cartoon as slope * photo + intercept. Pictures are RGBA, 8 bit, row by row;
-// maps and networks' tensors are float32, plane by plane. No network is in this file, and nothing of the page.
+// coefficients of the guided filter, and the cartoon as slope * photo + intercept, or as a drawing that is made crisp.
+// Pictures are RGBA, 8 bit, row by row; maps and networks' tensors are float32, plane by plane. No
+// network is in this file, and nothing of the page.
 "use strict";
 
 const MULTIPLE = 4; // of the network: two halvings
@@ -10,6 +11,8 @@ const VIEW = 512; // px: its short side where no face is found
 const LEAST = 64; // px: its short side at least
 const AS_IT_IS = 150; // px: the short side of photos that are not made smaller
 const SMALLEST = 16; // px: the side of a photo
+const AROUND = 6; // px of a drawing that making its contours crisp needs around what it enlarges
+const TURNS = 2, FINEST = 4, CONTRAST = 0.3; // of that: as in adjust.py
 
 /** A half goes to the even neighbour, as in Python's round(). */
 function roundEven(value) {
@@ -206,47 +209,99 @@ function mapsOf(guide, source, width, height, core, filter) {
 
 // --- the cartoon -----------------------------------------------------------------------------------------------------
 
+/** Planes in other sizes: `planes` hold rows from `from` on, `columns` px wide, of what `across` and `down` take from. */
+function resampled(planes, count, columns, from, across, down) {
+  const width = across.length, held = planes.length / count / columns, wide = new Float32Array(count * held * width);
+  for (let line = 0, to = 0; line < count * held; line++) {
+    for (let x = 0; x < width; x++, to++) {
+      const { first, weights } = across[x];
+      let sum = 0;
+      for (let i = 0, at = line * columns + first; i < weights.length; i++) sum += weights[i] * planes[at + i];
+      wide[to] = sum;
+    }
+  }
+  const made = new Float32Array(count * down.length * width), line = new Float64Array(width);
+  for (let row = 0; row < count * down.length; row++) {
+    const { first, weights } = down[row % down.length], plane = Math.floor(row / down.length);
+    line.fill(0);
+    weights.forEach((weight, i) => {
+      const at = (plane * held + first + i - from) * width;
+      for (let x = 0; x < width; x++) line[x] += weight * wide[at + x];
+    });
+    made.set(line, row * width);
+  }
+  return made;
+}
+
+/** How many times finer than a drawing the grid is on which its contours are made crisp. adjust.finer. */
+const finer = ratio => Math.min(FINEST, Math.max(2, Math.ceil(ratio)));
+
+/** Three planes of a drawing, `times` as large, with crisp contours. adjust.crisp. */
+function crisp(drawing, columns, times) {
+  const rows = drawing.length / 3 / columns, width = times * columns, height = times * rows;
+  const large = resampled(
+    drawing, 3, columns, 0, taps(BICUBIC, columns, columns, width), taps(BICUBIC, rows, rows, height)
+  );
+  for (let turn = 0; turn < TURNS; turn++) {
+    const low = extreme(large, width, height, times, -1), high = extreme(large, width, height, times, 1);
+    for (let i = 0; i < large.length; i++) {
+      const contrast = high[i] - low[i], share = (large[i] - low[i]) / Math.max(contrast, 1e-3);
+      large[i] += Math.min(contrast / CONTRAST, 1) * contrast * (share * share * (3 - 2 * share) - share);
+    }
+  }
+  return large;
+}
+
+/** The smallest (sign: -1) or largest (1) in the square of 2 reach + 1 px around each pixel of three planes. */
+function extreme(planes, width, height, reach, sign) {
+  const across = new Float32Array(planes.length), made = new Float32Array(planes.length).fill(-sign * Infinity);
+  for (let row = 0; row < 3 * height; row++) {
+    for (let x = 0, at = row * width; x < width; x++) {
+      let most = -Infinity;
+      for (let i = Math.max(0, x - reach); i <= Math.min(width - 1, x + reach); i++) {
+        if (sign * planes[at + i] > most) most = sign * planes[at + i];
+      }
+      across[at + x] = sign * most;
+    }
+  }
+  for (let row = 0; row < 3 * height; row++) {
+    const begin = row - (row % height), low = Math.max(begin, row - reach);
+    for (let other = low; other <= Math.min(begin + height - 1, row + reach); other++) {
+      for (let to = row * width, at = other * width; to < (row + 1) * width; to++, at++) {
+        if (sign * across[at] > sign * made[to]) made[to] = across[at];
+      }
+    }
+  }
+  return made;
+}
+
 /** Rows of the view, [first, stop), that rows [top, bottom) of a photo, `height` px high, need of maps `rows` px high. */
-function rowsNeeded(rows, height, top, bottom) {
-  const needed = taps(BICUBIC, rows, rows, height), last = needed[bottom - 1];
-  return [needed[top].first, last.first + last.weights.length];
+function rowsNeeded(rows, height, top, bottom, drawing) {
+  const needed = taps(BICUBIC, rows, rows, height), last = needed[bottom - 1], around = drawing ? AROUND : 0;
+  return [Math.max(0, needed[top].first - around), Math.min(rows, last.first + last.weights.length + around)];
 }
 
 /**
- * Rows [top, bottom) of the cartoon, RGBA: the maps, enlarged (bicubic) and drawn to the photo by `strength`, on it.
+ * Rows [top, bottom) of the cartoon, RGBA: the maps, enlarged (bicubic), on the photo, or of a `drawing` the intercepts,
+ * made crisp; mixed with the photo by `strength`.
  *
  * photo: these rows alone, RGBA, of a picture width x height px. maps: six planes, rows [from, stop) of `rows`, each
  * `columns` px wide.
  */
-function applied({ photo, width, height, top, bottom, maps, columns, rows, from, stop, strength }) {
-  const across = taps(BICUBIC, columns, columns, width), down = taps(BICUBIC, rows, rows, height);
-  const held = stop - from, wide = new Float32Array(6 * held * width);
-  for (let line = 0, to = 0; line < 6 * held; line++) {
-    for (let x = 0; x < width; x++, to++) {
-      const { first, weights } = across[x];
-      let sum = 0;
-      for (let i = 0, at = line * columns + first; i < weights.length; i++) sum += weights[i] * maps[at + i];
-      wide[to] = sum;
+function applied({ photo, width, height, top, bottom, maps, columns, rows, from, strength, drawing }) {
+  const times = drawing ? finer(width / columns) : 1, count = drawing ? 3 : 6, size = (bottom - top) * width;
+  const across = taps(BICUBIC, times * columns, times * columns, width);
+  const down = taps(BICUBIC, times * rows, times * rows, height).slice(top, bottom);
+  const planes = drawing ? crisp(maps.subarray(maps.length / 2), columns, times) : maps;
+  const enlarged = resampled(planes, count, times * columns, times * from, across, down);
+  const cartoon = new Uint8ClampedArray(photo.length);
+  for (let i = 0, at = 0; i < size; i++, at += 4) {
+    for (let c = 0; c < 3; c++) {
+      const pixel = photo[at + c] / 127.5 - 1, slope = drawing ? 0 : enlarged[c * size + i];
+      const drawn = slope * pixel + enlarged[(count - 3 + c) * size + i];
+      cartoon[at + c] = (pixel + strength * (drawn - pixel) + 1) * 127.5;
     }
-  }
-  const cartoon = new Uint8ClampedArray(photo.length), line = new Float64Array(6 * width);
-  for (let y = top; y < bottom; y++) {
-    const { first, weights } = down[y];
-    line.fill(0);
-    weights.forEach((weight, i) => {
-      for (let map = 0; map < 6; map++) {
-        const at = (map * held + first + i - from) * width;
-        for (let x = 0; x < width; x++) line[map * width + x] += weight * wide[at + x];
-      }
-    });
-    for (let x = 0, at = 4 * (y - top) * width; x < width; x++, at += 4) {
-      for (let c = 0; c < 3; c++) {
-        const pixel = photo[at + c] / 127.5 - 1;
-        const slope = 1 + strength * (line[c * width + x] - 1), intercept = strength * line[(3 + c) * width + x];
-        cartoon[at + c] = (slope * pixel + intercept + 1) * 127.5;
-      }
-      cartoon[at + 3] = photo[at + 3];
-    }
+    cartoon[at + 3] = photo[at + 3];
   }
   return cartoon;
 }
