@@ -71,15 +71,12 @@ def lock(path: Path, busy: str = "") -> Iterator[None]:
     """
     with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        held = filelock.FileLock(path, timeout=0 if busy else -1)
         try:
-            held.acquire()
+            held = filelock.FileLock(path, timeout=0 if busy else -1).acquire()
         except filelock.Timeout:
             raise InputError(busy) from None
-    try:
+    with held:
         yield
-    finally:
-        held.release()
 
 
 def check_hash(path: Path, start: str) -> None:
@@ -107,10 +104,9 @@ def load_weights(known: dict[str, str], url: str, network: str, otherwise: str) 
     try:
         return torch.hub.load_state_dict_from_url(url, str(WEIGHTS), "cpu", check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:  # no network; a wrong hash
-        raise InputError(
-            f"{network}'s weights are missing: {' or '.join(known)} is not in {WEIGHTS} and cannot be downloaded "
-            f"({error}): put the file at {WEIGHTS / url.rpartition('/')[2]}, or set `{otherwise}`."
-        ) from None
+        missing = f"{' or '.join(known)} is not in {WEIGHTS} and cannot be downloaded ({error})"
+        mend = f"put the file at {WEIGHTS / url.rpartition('/')[2]}, or set `{otherwise}`"
+        raise InputError(f"{network}'s weights are missing: {missing}: {mend}.") from None
 
 
 @contextlib.contextmanager

@@ -156,11 +156,10 @@ def goals(rows: list[dict]) -> list[dict]:
             table.append({**goal, "found": found, "met": met})
     whole = [row for row in rows if row["way"] == WHOLE and "failed" not in row]
     for way in (USUAL, *TILES) if whole else ():
-        height, width = whole[-1]["height"], whole[-1]["width"]
-        row = by_way[height, width, way]
+        row = by_way[whole[-1]["height"], whole[-1]["width"], way]
         if "failed" not in row:
             ratio = row["seconds"]["median"] / whole[-1]["seconds"]["median"]
-            title = f"{width} x {height}, {way} / the whole picture at once, time"
+            title = f"{row['width']} x {row['height']}, {way} / the whole picture at once, time"
             table.append({"goal": title, "limits": {"ratio": 1.0}, "found": {"ratio": ratio}, "met": ratio <= 1})
     return table
 

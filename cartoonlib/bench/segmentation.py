@@ -13,9 +13,7 @@ from ..superpixels import COMPACTNESS, ITERATIONS, SIGMA
 
 def segment_slic(image: np.ndarray, segments: int) -> np.ndarray:
     """Scikit-image's SLIC, the reference of `slic`: (H, W, 3) in [0, 1] -> labels (H, W), from 0."""
-    return segmentation.slic(
-        image, n_segments=segments, compactness=COMPACTNESS, sigma=SIGMA, max_num_iter=ITERATIONS, start_label=0
-    )
+    return segmentation.slic(image, segments, COMPACTNESS, ITERATIONS, SIGMA, start_label=0)
 
 
 def segment_felzenszwalb(image: np.ndarray, segments: int) -> np.ndarray:

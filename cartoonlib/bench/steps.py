@@ -134,8 +134,7 @@ def breakdown(step: Callable, device: torch.device, repeats: int) -> dict[str, d
     cuda = device.type == "cuda"
     rows = []
     for _ in range(repeats):
-        one_thread = torch.autograd.set_multithreading_enabled(False)
-        with one_thread, profile() as profiler, record_function("step"):
+        with torch.autograd.set_multithreading_enabled(False), profile() as profiler, record_function("step"):
             step()
             now(device)
         labels = [e for e in profiler.key_averages() if e.is_user_annotation and e.device_type == DeviceType.CPU]

@@ -73,10 +73,8 @@ def _npm_pack(package: str, folder: str) -> None:
     except subprocess.SubprocessError as error:
         late = isinstance(error, subprocess.TimeoutExpired)
         failure = "no answer within 5 minutes" if late else error.stderr.strip().partition("\n")[0]
-        raise InputError(
-            f"npm could not fetch {package} ({failure}): check the network and run again, "
-            f"or put the package's archive into {files.PACKAGES}."
-        ) from None
+        mend = f"check the network and run again, or put the package's archive into {files.PACKAGES}"
+        raise InputError(f"npm could not fetch {package} ({failure}): {mend}.") from None
 
 
 def unpack(archive: Path, folder: Path, members: list[str]) -> None:

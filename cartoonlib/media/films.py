@@ -53,11 +53,9 @@ def read(container, stream, broken: list, *others) -> Iterator:
                 yield packet
                 continue
             try:
-                frames = packet.decode()
+                yield from packet.decode()
             except av.error.FFmpegError:
                 broken.append(packet.pos)
-            else:
-                yield from frames
 
 
 def span(path: Path) -> Span:

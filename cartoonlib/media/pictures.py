@@ -104,12 +104,10 @@ def _eight_bits(image: Image.Image) -> tuple[Image.Image, np.ndarray | None]:
     White is 1 or 255 for floats, by their largest value.
     """
     values = np.nan_to_num(np.asarray(image, np.float64), posinf=0)
-    if image.mode.startswith("I;16"):
-        white = 65535.0
-    elif image.mode == "F":
+    if image.mode == "F":
         white = 1.0 if values.max() <= 2 else 255.0
     else:
-        white = 65535.0 if values.max() > 255 else 255.0
+        white = 65535.0 if image.mode.startswith("I;16") or values.max() > 255 else 255.0
     grey = Image.fromarray(np.rint(np.clip(values / white, 0, 1) * 255).astype(np.uint8))
     grey.info = {key: value for key, value in image.info.items() if key in ("icc_profile", "gamma", "srgb")}
     clear = image.info.get("transparency")

@@ -37,7 +37,16 @@ def run(options: argparse.Namespace, problems: list[str]) -> None:
     if len(missing) < len(pairs):
         drawn = len(pairs) - len(missing)
         print(f"{drawn} of {len(pairs)} are there already and are kept; --overwrite makes them anew")
-    _draw_all(missing, cartoonizer, problems)
+    line = "{l_bar}{bar}| {n:.1f}/{total} [{elapsed}]"
+    with tqdm(total=len(missing), disable=not missing, bar_format=line) as bar:
+        for number, (path, target) in enumerate(missing, start=1):
+            draw = _draw_film if path.suffix.lower() in VIDEOS else _draw_photo
+            try:
+                for note in draw(path, target, cartoonizer, bar):
+                    bar.write(f"{path}: {note}", file=sys.stderr)
+            except Exception as error:  # one file never stops the rest
+                problems.append(f"{path}: {reason(error)}")
+            bar.update(number - bar.n)
     if len(missing) == 1 and not problems:
         print(missing[0][1])
 
@@ -59,21 +68,7 @@ def _export(generator, options: argparse.Namespace) -> None:
 
 def _is_drawn(target: Path) -> bool:
     """Whether the cartoon is there already, in its own format or, for alpha, as a PNG."""
-    is_picture = target.suffix.lower() in FORMATS
-    return os.path.exists(target) or (is_picture and os.path.exists(formats.with_alpha(target)))
-
-
-def _draw_all(pairs: list[folders.Pair], cartoonizer: Cartoonizer, problems: list[str]) -> None:
-    line = "{l_bar}{bar}| {n:.1f}/{total} [{elapsed}]"
-    with tqdm(total=len(pairs), disable=not pairs, bar_format=line) as bar:
-        for number, (path, target) in enumerate(pairs, start=1):
-            draw = _draw_film if path.suffix.lower() in VIDEOS else _draw_photo
-            try:
-                for note in draw(path, target, cartoonizer, bar):
-                    bar.write(f"{path}: {note}", file=sys.stderr)
-            except Exception as error:  # one file never stops the rest
-                problems.append(f"{path}: {reason(error)}")
-            bar.update(number - bar.n)
+    return os.path.exists(target) or (target.suffix.lower() in FORMATS and os.path.exists(formats.with_alpha(target)))
 
 
 def reason(error: Exception) -> str:

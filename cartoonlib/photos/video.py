@@ -30,9 +30,7 @@ def first_frames(path: Path) -> Iterator[np.ndarray]:
             yield films.pixels(frame, picture)[0]
 
 
-def convert(
-    path: Path, target: Path, draw: Callable[[np.ndarray], np.ndarray], progress: Callable[[float], None] | None = None
-) -> list[str]:
+def convert(path: Path, target: Path, draw: Callable, progress: Callable | None = None) -> list[str]:
     """Write a copy of a video with every frame drawn anew, whole or not at all; a run that is stopped begins again.
 
     Frames keep their times, also at a variable rate, and are turned upright as the file says. Sound, subtitles, titles

@@ -78,8 +78,7 @@ class Report:
         """The same on aligned photos of another set, uint8 (N, S, S, 3)."""
         drawings = center_crop(cartoons.part("test"), self.profile.size)
         judges = features.EfficientNetLite0(), features.PERCEPTUAL[self.profile.perceptual](), FaceApiLandmarks()
-        judges = [network.to(self.device) for network in judges]
-        return Evaluator(photos, drawings, *judges, self.device)
+        return Evaluator(photos, drawings, *(network.to(self.device) for network in judges), self.device)
 
     def figure(self, name: str, figure, of_the_sets: bool = False) -> None:
         """Show a figure and keep it as results/<profile>/figures/<name>.png.

@@ -57,10 +57,9 @@ def execute(notebook: Path, target: Path, profile: str) -> None:
 
     running = target.with_suffix(".running.ipynb")
     running.parent.mkdir(parents=True, exist_ok=True)
-    # Sockets in a folder of its own, whose names hold 107 bytes: two runs at once cannot take each other's.
-    sockets = tempfile.TemporaryDirectory(dir="/tmp" if len(tempfile.gettempdir()) > 80 else None)
     try:
-        with sockets as folder:
+        # Sockets in a folder of its own, whose names hold 107 bytes: two runs at once cannot take each other's.
+        with tempfile.TemporaryDirectory(dir="/tmp" if len(tempfile.gettempdir()) > 80 else None) as folder:
             kernel = {"transport": "ipc", "ip": f"{folder}/kernel", "errors": str(target.with_name("kernel.log"))}
             papermill.execute_notebook(
                 notebook, running, {"profile": profile}, cwd=files.NOTEBOOKS, progress_bar=False,
@@ -71,10 +70,9 @@ def execute(notebook: Path, target: Path, profile: str) -> None:
         where = f"{notebook.name} stopped in cell {error.exec_count}"
         raise InputError(f"{where}: {text} (The notebook so far: {running})") from None
     except DeadKernelError:
-        raise InputError(
-            f"The kernel of {notebook.name} died, most likely for want of memory: halve `batch: "
-            f"{load_profile(profile).batch}` in the profile. The same command goes on where this one was."
-        ) from None
+        died = f"The kernel of {notebook.name} died, most likely for want of memory"
+        halve = f"halve `batch: {load_profile(profile).batch}` in the profile"
+        raise InputError(f"{died}: {halve}. The same command goes on where this one was.") from None
     write_atomic(running, without_traces(running.read_text(encoding="utf-8")))
     os.replace(running, target)
 

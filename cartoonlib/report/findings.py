@@ -55,7 +55,11 @@ def goals(rows: list[dict], ablations: dict, styles: list[str]) -> list[dict]:
     found = {(row["style"], row["variant"], row["group"], row["metric"]): row for row in rows}
     result = []
     for style in styles:
-        for goal, metric, sign, limit in _limits(style, found):
+        first = ("style distance / the photo's", "style_distance", "<=", OF_STYLES.get(style, STYLE_DISTANCE))
+        others = (("untouched photo", "photo"), ("held-out cartoons", "cartoons"))
+        halfway = float(np.mean([found[style, *other, "flatness"]["value"] for other in others]))
+        last = ("share of flat pixels, half way to the cartoons'", "flatness", ">=", halfway)
+        for goal, metric, sign, limit in (first, *LIMITS, last):
             row = _interval(found[style, "full method", "style", metric])
             met = {"<=": row["high"] <= limit, ">=": row["low"] >= limit, "+-": max(-row["low"], row["high"]) <= limit}
             result.append({"goal": goal, "style": style, "sign": sign, "limit": limit, **row, "met": met[sign]})
@@ -69,14 +73,6 @@ def goals(rows: list[dict], ablations: dict, styles: list[str]) -> list[dict]:
         elif "stopped" in ablations["runs"].get(variant, {}):
             result.append({**about, "stopped": variant, "met": None})
     return result
-
-
-def _limits(style: str, found: dict) -> list[tuple]:
-    """The goals of a style, as LIMITS: flat share half way from the photos' to the cartoons'."""
-    first = ("style distance / the photo's", "style_distance", "<=", OF_STYLES.get(style, STYLE_DISTANCE))
-    others = (("untouched photo", "photo"), ("held-out cartoons", "cartoons"))
-    halfway = float(np.mean([found[style, *other, "flatness"]["value"] for other in others]))
-    return [first, *LIMITS, ("share of flat pixels, half way to the cartoons'", "flatness", ">=", halfway)]
 
 
 def _interval(row: dict) -> dict[str, float]:

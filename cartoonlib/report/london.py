@@ -40,16 +40,14 @@ def hand_made_points(size: int, most: int | None = None) -> Faces | None:
         return None
     by_name = json.loads((source.path / "points189.json").read_text(encoding="utf-8"))
     pictures, found, truth = [], [], []
-    for path in catalogue.listing(source)[0][:most]:
-        picture = np.array(origins.decode(path.read_bytes())) if path.stem in by_name else None
-        faces = [] if picture is None else detect_faces(picture)
-        if not faces:
-            continue
-        aligned = estimate_transform("similarity", faces[0].points, align(picture, faces[0].points, size)[1])
-        seven = np.array(by_name[path.stem])[list(AMONG_189)] + 0.5  # theirs count from a pixel's centre
-        pictures.append(picture)
-        found.append(faces[0].points)
-        truth.append(aligned(seven))
+    for path in (path for path in catalogue.listing(source)[0][:most] if path.stem in by_name):
+        picture = np.array(origins.decode(path.read_bytes()))
+        for face in detect_faces(picture)[:1]:
+            aligned = estimate_transform("similarity", face.points, align(picture, face.points, size)[1])
+            seven = np.array(by_name[path.stem])[list(AMONG_189)] + 0.5  # theirs count from a pixel's centre
+            pictures.append(picture)
+            found.append(face.points)
+            truth.append(aligned(seven))
     return Faces(pictures, found, np.stack(truth), size)
 
 

@@ -28,15 +28,14 @@ styled = plt.style.context(Path(__file__).with_name("cartoonlib.mplstyle"))
 
 def save_figure(figure: plt.Figure, path: Path | str) -> None:
     """Write a PNG (150 dpi) atomically and without metadata, so that equal figures are equal bytes."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+    figure.savefig(buffer := io.BytesIO(), format="png", dpi=150, metadata={"Software": None})
     save_picture(PIL.Image.open(buffer), Path(path))
 
 
 def save_picture(picture: PIL.Image.Image, path: Path) -> None:
     """Write a PNG, whole or not at all; its colours in steps of 5 halve it, and nobody sees it."""
-    buffer = io.BytesIO()
-    picture.convert("RGB").point(lambda value: min(255, (value + 2) // 5 * 5)).save(buffer, "PNG", optimize=True)
+    coarse = picture.convert("RGB").point(lambda value: min(255, (value + 2) // 5 * 5))
+    coarse.save(buffer := io.BytesIO(), "PNG", optimize=True)
     write_atomic(path, buffer.getvalue())
 
 

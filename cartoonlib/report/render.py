@@ -17,7 +17,6 @@ from ..profile import Profile
 from ..runs.profiles import load_profile
 from . import tables
 
-TEMPLATES = Path(__file__).parent / "templates"
 PUBLISHED = "reference"  # the profile whose generators are in git
 # Generated files; each has a template by the name of its folder, the first by its own.
 PAGES = ("README.md", "results/reference/README.md", "results/quick/README.md", "results/bench/README.md")
@@ -55,31 +54,29 @@ class Results:
         return self.folder / profile / "generators" / f"{style}.safetensors"
 
 
-def _environment() -> jinja2.Environment:
-    """Where templates are found, and how their numbers are written."""
-    env = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES, encoding="utf-8"), undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
-    env.globals["tables"] = tables
-    env.filters |= {
-        **{name: getattr(tables, name) for name in ("number", "interval", "signed", "spread")},
-        "thousands": lambda value: f"{value:,.0f}",
-        "percent": lambda part: f"{100 * part:.0f} %",
-        "gigabytes": lambda megabytes: f"{megabytes / 1000:.1f} GB",
-    }
-    return env
+# Where templates are found, and how their numbers are written.
+ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.PackageLoader(__package__), undefined=jinja2.StrictUndefined,
+    trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+)  # fmt: skip
+ENVIRONMENT.globals["tables"] = tables
+ENVIRONMENT.filters |= {
+    **{name: getattr(tables, name) for name in ("number", "interval", "signed", "spread")},
+    "thousands": lambda value: f"{value:,.0f}",
+    "percent": lambda part: f"{100 * part:.0f} %",
+    "gigabytes": lambda megabytes: f"{megabytes / 1000:.1f} GB",
+}
 
 
 def shown(table: str, *values) -> str:
     """One of the tables of measured.md.j2, in markdown: what it is made of is said there."""
-    return getattr(_environment().get_template("measured.md.j2").module, table)(*values)
+    return getattr(ENVIRONMENT.get_template("measured.md.j2").module, table)(*values)
 
 
 def rendered(template: str, names: dict) -> str:
     """A page; InputError for a name that the template has and the results lack."""
     try:
-        return _environment().get_template(template).render(names)
+        return ENVIRONMENT.get_template(template).render(names)
     except jinja2.UndefinedError as error:
         raise InputError(f"{template} names a result that is not there ({error.message})") from None
 

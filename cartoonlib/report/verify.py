@@ -41,10 +41,8 @@ def _page(root: Path, path: str, wanted: str | None = None) -> list[str]:
     wanted = wanted or render.page(root, path)
     if not (root / path).exists():
         return [f"{path} is missing: make readme writes it"]
-    lines = zip_longest(
-        (root / path).read_text(encoding="utf-8").split("\n"), wanted.split("\n"), fillvalue="(no line)"
-    )
-    for number, (ours, other) in enumerate(lines, 1):
+    kept = (root / path).read_text(encoding="utf-8").split("\n")
+    for number, (ours, other) in enumerate(zip_longest(kept, wanted.split("\n"), fillvalue="(no line)"), 1):
         if ours != other:
             return [f"{path}, line {number}: `{ours}`, the results make it `{other}` (make readme writes it)"]
     return []

@@ -60,10 +60,8 @@ def _gpus() -> list[str]:
     return os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",") if count else []
 
 
-def _train_on_workers(
-    client, jobs: dict[str, tuple[Profile, str, str]], sets: Sets, gpus: list[str]
-) -> dict[str, Exception]:
-    """Title -> why a job ended without a run; each is a profile, its style and its variant."""
+def _train_on_workers(client, jobs: dict[str, tuple], sets: Sets, gpus: list[str]) -> dict[str, Exception]:
+    """Title -> why a job ended without a run; each is (profile, its style, its variant)."""
     from distributed import Event, as_completed
 
     if not client.nthreads():

@@ -151,7 +151,7 @@ def test_the_abstract_has_the_numbers_of_the_result_files(html):
 
 
 def test_every_figure_of_the_notebooks_has_a_caption_of_its_own():
-    captions = render._environment().get_template("page.captions.j2").module.captions
+    captions = render.ENVIRONMENT.get_template("page.captions.j2").module.captions
     for path in notebooks_in(files.NOTEBOOKS):
         source = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
         for name in re.findall(r'report\.figure\(\s*f?"(\w+)', source):
@@ -207,7 +207,7 @@ def test_pictures_of_a_loop_are_one_figure_and_others_their_own(joined):
     two = shown('report.figure("gallery", a)\nsave(sheet, folder / "figures" / "gallery_large.png")', red, blue)
     own = shown('report.figure("my_own", a)', red)
     html = joined(**{"01_a": [new_markdown_cell("# One\n## Two & three"), loop, two, own, shown("plt.show()", blue)]})
-    captions = render._environment().get_template("page.captions.j2").module.captions
+    captions = render.ENVIRONMENT.get_template("page.captions.j2").module.captions
     figures = html.find_all("figure")
     assert [[image["width"] for image in figure.find_all("img")] for figure in figures] == [
         ["30", "50"], ["30"], ["50"], ["30"], ["50"]
