@@ -17,36 +17,42 @@ WIDEST = 7  # px: side of the squares that a line does not fill
 WEAKER, STRONGER = (1.2, 1), (1.5, 2)
 FAINT, CLEAR = 0.03, 0.1  # depth in luma, of 2: of shades that do not count, and of lines that count in full
 BRIGHTER = 1.4  # times the photo's chroma is the most that is taken over
-AROUND = 6  # px of a drawing that `crisp` needs around what it enlarges
+AROUND = 6  # px of maps that are needed around what is enlarged, the most by `crisp`
 TURNS, FINEST = 2, 4  # how often `crisp` moves values, and on how many times a drawing's pixels at most
-CONTRAST = 0.3  # of 2, that is a contour in full for it: what is fainter are shades of skin and ripples of the network
+CONTRAST = 0.3  # of 2, from which on a contour is moved in full; shades of skin and ripples of the network are fainter
 
 
-def crisp(drawing: np.ndarray, size: tuple[int, int], box: tuple[float, ...], ratio: float) -> np.ndarray:
+def crisp(part: np.ndarray, size: tuple[int, int], box: tuple[float, ...], times: int) -> np.ndarray:
     """A part of a drawing, enlarged, with contours as a pen leaves them instead of ramps.
 
     A pixel moves towards the darkest or the brightest within a px of the drawing, whichever is nearer (Kramer &
-    Bruckner 1975, "Iterations of a non-linear transformation for enhancement of digital images"). They jump, which
-    makes stairs; here it moves along a smooth curve, on a finer grid, so that contours stay anti-aliased.
+    Bruckner 1975, "Iterations of a non-linear transformation for enhancement of digital images"). Theirs take its
+    value, which makes stairs; here it moves along a smooth curve, on a finer grid, so that contours stay anti-aliased.
 
-    drawing: float32 (3, H, W) in [-1, 1]. size: the width and height that come back. box: the part, left, top, right
-    and bottom in px of the drawing. ratio: how many times the whole drawing is enlarged.
+    part: float32 (3, H, W) in [-1, 1]. size: the width and height that come back. box: of what, see part_of. times: how
+    much finer than the drawing the grid is, see finer.
     """
-    times = finer(ratio)
-    x, y = (max(0, int(edge) - AROUND) for edge in box[:2])
-    part = drawing[:, y : math.ceil(box[3]) + AROUND, x : math.ceil(box[2]) + AROUND]
     large = resized(part, (times * part.shape[2], times * part.shape[1]))
-    for plane in large:  # one after the other, for the processor's cache
+    moved = large.copy()
+    for plane in moved:  # one after the other, for the processor's cache
         for _ in range(TURNS):
             low, high = (_extreme(choose, plane, times) for choose in (np.minimum, np.maximum))
             contrast = high - low
             share = (plane - low) / np.maximum(contrast, 1e-3)
             plane += np.minimum(contrast / CONTRAST, 1) * contrast * share * (1 - share) * (2 * share - 1)
-    return resized(large, size, tuple(times * (edge - start) for edge, start in zip(box, (x, y, x, y), strict=True)))
+    # Their changes alone go through the grid and back, which would pale thin lines where little is enlarged.
+    return resized(part, size, box) + resized(moved - large, size, tuple(times * edge for edge in box))
+
+
+def part_of(maps: np.ndarray, box: tuple[float, ...]) -> tuple[np.ndarray, tuple[float, ...]]:
+    """What is needed of maps (C, H, W) for a box in them, left, top, right and bottom in px; and the box in it."""
+    x, y = (max(0, int(edge) - AROUND) for edge in box[:2])
+    part = maps[:, y : math.ceil(box[3]) + AROUND, x : math.ceil(box[2]) + AROUND]
+    return part, tuple(edge - start for edge, start in zip(box, (x, y, x, y), strict=True))
 
 
 def finer(ratio: float) -> int:
-    """How many times finer than a drawing the grid is on which `crisp` works."""
+    """How many times finer than a drawing that is enlarged `ratio` times the grid is on which `crisp` works."""
     return min(FINEST, max(2, math.ceil(ratio)))
 
 
@@ -60,7 +66,7 @@ def _extreme(choose: Callable, plane: np.ndarray, reach: int) -> np.ndarray:
     """The smallest or largest in the square of 2 reach + 1 px around each pixel, cut off at the borders: (H, W)."""
     for _ in range(2):  # down, then across
         plane, seen = np.pad(plane, [(reach, reach), (0, 0)], "edge"), 1
-        while seen <= 2 * reach:  # by each pixel, and nearly twice as many after each step
+        while seen <= 2 * reach:  # px that each value stands for: twice as many after a step, until the square is full
             step = min(seen, 2 * reach + 1 - seen)
             plane, seen = choose(plane[:-step], plane[step:]), seen + step
         plane = plane.T

@@ -55,7 +55,7 @@ class Cartoonizer:
         return self.draw(photo)[0]
 
     def for_film(self, first: Iterable[np.ndarray]) -> "Cartoonizer":
-        """One for frames: of one scale, by the first, and in bfloat16 where that is faster, at most 2 of 255 away."""
+        """One for frames: of one scale, by the first, and in bfloat16 where that is faster, at most 4 of 255 away."""
         generator, scale = self.generator, self.scale or usual_scale(first)[0]
         if isinstance(generator, Generator):  # and no other runtime's
             dtype = torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32  # as in training

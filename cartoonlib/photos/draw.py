@@ -3,7 +3,7 @@
 The generator ends in a guided filter, so a cartoon is slope * photo + intercept, pixel by pixel. Everything here rests
 on that: strength draws the two to 1 and 0; a network that looks at a smaller copy has them enlarged and applied to the
 photo itself; and they are computed tile by tile, each with all the pixels around it that the network can see, so that
-tiles meet without a seam. Of a style without that filter the slope is 0 and the intercept a drawing, which is made
+tiles meet without a seam. Of a filter with a radius of 0 the slope is 0 and the intercept a drawing, which becomes
 crisp as it is enlarged.
 """
 
@@ -21,7 +21,7 @@ from ..media.faces import Face, detect_faces
 from ..media.pictures import SMALLEST
 from ..networks import Generator
 from ..representations import guided_coefficients
-from .adjust import AROUND, REACH, crisp, finer, outlined, recoloured, resized
+from .adjust import AROUND, REACH, crisp, finer, outlined, part_of, recoloured, resized
 
 MARGIN = 64  # px around a tile: the network and its filter see 63 px far
 FACE = 100  # px: the width of the largest face in what the network looks at, unless `--scale` says otherwise
@@ -29,13 +29,13 @@ VIEW = 512  # px: its short side where no face is found
 LEAST, AS_IT_IS = 64, 150  # px: its short side at least; that of photos up to this one is not made smaller
 CERTAIN = 0.9  # probability that a face is one
 TILE_BYTES = 900  # that a pixel of a tile takes in the network, at the peak
-BLOCK = 400  # px: the side of what is put together at once, of the photo or a drawing's finer grid: it stays in caches
+BLOCK = 400  # px of the photo, or of the finer grid of `crisp`: the side of what is put together at once, in caches
 
 
 def usual_scale(pictures: Iterable[np.ndarray]) -> tuple[float, list[Face]]:
     """The scale that makes the largest face of a photo FACE px wide, or as near to it as a smaller view can come.
 
-    On larger faces the network's lines are thin and mild, on smaller ones the enlarged maps are soft. Of several
+    On larger faces the network's lines are thin and mild, on smaller ones eyes and mouths blur. Of several
     pictures of one size the first with a face decides, so that a film has one scale. Where no face is found, or
     facenet-pytorch is not installed, the short side becomes VIEW px. The faces come back too.
     """
@@ -126,23 +126,20 @@ def _tile(generator, photo: np.ndarray, view, cartoon, changes: tuple, margin: i
     ratio = photo.shape[0] / view.shape[0], photo.shape[1] / view.shape[1]
     begin, end = round(left * ratio[1]), round(right * ratio[1])
     first, last = round(top * ratio[0]), round(bottom * ratio[0])
-    side = max(1, int(BLOCK * min(1, ratio[1] / finer(ratio[1]))))
+    times = finer(max(ratio))
+    side = max(1, int(BLOCK * min(1, min(ratio) / times)))
     for row, column in itertools.product(range(first, last, side), range(begin, end, side)):
         stop, edge = min(row + side, last), min(column + side, end)
         box = (column / ratio[1] - x, row / ratio[0] - y, edge / ratio[1] - x, stop / ratio[0] - y)
+        part, box = part_of(maps, box)
         pixels = photo[row:stop, column:edge].transpose(2, 0, 1).astype(np.float32) / 127.5 - 1
-        drawn = _applied(maps, pixels, box, ratio[1], drawing=not generator.filter_radius)
+        if generator.filter_radius or ratio == (1.0, 1.0):
+            part = resized(part, (edge - column, stop - row), box)
+            drawn = part[:3] * pixels + part[3:]
+        else:
+            drawn = crisp(part[3:], (edge - column, stop - row), box, times)
         output = torch.from_numpy(pixels + np.float32(strength) * (drawn - pixels))
         cartoon[row:stop, column:edge] = to_uint8(output[None])[0]
-
-
-def _applied(maps: np.ndarray, pixels: np.ndarray, box: tuple[float, ...], ratio: float, drawing: bool) -> np.ndarray:
-    """The cartoon of pixels of the photo, (3, h, w), by the part of the maps that lies under them."""
-    size = pixels.shape[:0:-1]
-    if drawing:
-        return crisp(maps[3:], size, box, ratio)
-    part = resized(maps, size, box)
-    return part[:3] * pixels + part[3:]
 
 
 def certain_faces(photo: np.ndarray) -> list[Face]:

@@ -81,7 +81,7 @@ def without_traces(executed: str) -> str:
     """The text of an executed notebook without what another run would change, so that it can be kept in git.
 
     papermill's notes and the times of cells go, folders of this machine get the names that they have in a clone. The
-    bytes of pictures stay as they are, but one that is there twice stays once.
+    bytes of pictures stay as they are; of one that is there as PNG and as JPEG the JPEG stays.
     """
     content = nbformat.reads(executed, as_version=4)
     for holder in (content, *content.cells):
@@ -95,7 +95,7 @@ def without_traces(executed: str) -> str:
     outputs = [output for cell in content.cells for output in cell.get("outputs", ())]
     for texts in (*outputs, *(output.get("data", {}) for output in outputs)):
         if "image/jpeg" in texts:
-            texts.pop("image/png", None)  # Pillow gives a picture as both, and the JPEG is a seventh
+            texts.pop("image/png", None)  # Pillow's pictures are both, and the JPEG takes a seventh
         for key in (key for key in texts if key.startswith("text")):  # of a stream, or a kind of text such as text/html
             for name, folder in longest_first:
                 texts[key] = texts[key].replace(f"{folder}{os.sep}", f"{name}/".lstrip("/"))

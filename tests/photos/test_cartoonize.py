@@ -73,8 +73,10 @@ def plain(tmp_path, monkeypatch, generator):
 # --- the network on a picture of any size -----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("network", ["generator", "pen"])
 @pytest.mark.parametrize("size", [(16, 16), (17, 31), (299, 413), (64, 300)])
-def test_at_full_scale_it_is_what_the_generator_draws(size, generator, photo):
+def test_at_full_scale_it_is_what_the_generator_draws(size, network, photo, request):
+    generator = request.getfixturevalue(network)
     part = photo[: size[0], : size[1]]
     cartoon = cartoonize(generator, part, scale=1)
     assert cartoon.shape == part.shape and cartoon.dtype == np.uint8
@@ -143,10 +145,10 @@ def disc():
     return np.stack([1.4 * edge - 0.8 + 0.01 * np.sin(2 * x + y)] * 3).astype(np.float32)
 
 
-@pytest.mark.parametrize("ratio", [1, 2.5, 4, 7])
+@pytest.mark.parametrize("ratio", [1.5, 2.5, 4, 7])
 def test_contours_of_an_enlarged_drawing_are_crisp_and_no_stairs(disc, ratio):
     size, box = (round(60 * ratio),) * 2, (0, 0, 60, 60)
-    soft, drawn = adjust.resized(disc, size)[0], adjust.crisp(disc, size, box, ratio)[0]
+    soft, drawn = adjust.resized(disc, size)[0], adjust.crisp(disc, size, box, adjust.finer(ratio))[0]
     ramps = [np.mean((picture > -0.6) & (picture < 0.4)) for picture in (soft, drawn)]
     assert ramps[1] < 0.7 * ramps[0]
     line = drawn[size[1] // 2, size[0] // 2 :]
@@ -159,9 +161,18 @@ def test_contours_of_an_enlarged_drawing_are_crisp_and_no_stairs(disc, ratio):
 
 
 def test_a_part_of_a_drawing_is_the_part_of_the_whole(disc):
-    whole = adjust.crisp(disc, (150, 150), (0, 0, 60, 60), 2.5)
-    part = adjust.crisp(disc, (50, 25), (20, 30, 40, 40), 2.5)
-    assert abs(part - whole[:, 75:100, 50:100]).max() < 1e-5
+    whole = adjust.crisp(disc, (150, 150), (0, 0, 60, 60), 3)
+    part, box = adjust.part_of(disc, (20, 30, 40, 40))
+    assert part.shape[1] < 25 and abs(adjust.crisp(part, (50, 25), box, 3) - whole[:, 75:100, 50:100]).max() < 1e-5
+
+
+@pytest.mark.parametrize("ratio", [1.2, 1.5, 2, 5])
+def test_a_thin_line_does_not_pale(ratio):
+    line = np.full((3, 40, 40), 0.4, np.float32)
+    line[:, :, 20] = -0.4
+    size = (round(40 * ratio),) * 2
+    soft, drawn = adjust.resized(line, size), adjust.crisp(line, size, (0, 0, 40, 40), adjust.finer(ratio))
+    assert drawn.min() < soft.min() + 0.02 and soft.min() < 0
 
 
 def test_strength_goes_from_the_photo_to_the_cartoon(generator, photo):

@@ -23,7 +23,7 @@ from cartoonlib.images import center_crop
 from cartoonlib.report import execute as execution
 from cartoonlib.report import figures, metrics, tables
 from cartoonlib.report.book import Report, commit
-from cartoonlib.report.execute import execute, reproduce
+from cartoonlib.report.execute import execute, reproduce, without_traces
 from cartoonlib.report.render import shown
 from cartoonlib.runs import training
 
@@ -205,6 +205,15 @@ def test_an_executed_notebook_says_nothing_of_where_and_when_it_ran(tmp_path, mo
     assert set(content.metadata) == {"kernelspec", "language_info"}
     assert not any({"papermill", "execution"} & set(cell.metadata) for cell in content.cells)
     nbformat.validate(content)
+
+
+def test_a_picture_that_is_there_twice_is_kept_as_the_jpeg():
+    data = {"image/png": "long", "image/jpeg": "short", "text/plain": "<Image>"}
+    output = nbformat.v4.new_output("display_data", data)
+    alone = nbformat.v4.new_output("display_data", {"image/png": "kept"})
+    content = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=[output, alone])])
+    outputs = nbformat.reads(without_traces(nbformat.writes(content)), as_version=4).cells[0].outputs
+    assert [sorted(each.data) for each in outputs] == [["image/jpeg", "text/plain"], ["image/png"]]
 
 
 @pytest.fixture

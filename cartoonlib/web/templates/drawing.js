@@ -1,7 +1,7 @@
 // What cartoonlib/photos/draw.py and Pillow compute, for a worker of the page: the sizes, the same resampling, the
 // coefficients of the guided filter, and the cartoon as slope * photo + intercept, or as a drawing that is made crisp.
-// Pictures are RGBA, 8 bit, row by row; maps and networks' tensors are float32, plane by plane. No
-// network is in this file, and nothing of the page.
+// Pictures are RGBA, 8 bit, row by row; maps and networks' tensors are float32, plane by plane. No network is in this
+// file, and nothing of the page.
 "use strict";
 
 const MULTIPLE = 4; // of the network: two halvings
@@ -11,8 +11,8 @@ const VIEW = 512; // px: its short side where no face is found
 const LEAST = 64; // px: its short side at least
 const AS_IT_IS = 150; // px: the short side of photos that are not made smaller
 const SMALLEST = 16; // px: the side of a photo
-const AROUND = 6; // px of a drawing that making its contours crisp needs around what it enlarges
-const TURNS = 2, FINEST = 4, CONTRAST = 0.3; // of that: as in adjust.py
+const AROUND = 6; // px of a drawing that `crisp` needs around what is enlarged
+const TURNS = 2, FINEST = 4, CONTRAST = 0.3; // of `crisp`, as in adjust.py
 
 /** A half goes to the even neighbour, as in Python's round(). */
 function roundEven(value) {
@@ -209,7 +209,7 @@ function mapsOf(guide, source, width, height, core, filter) {
 
 // --- the cartoon -----------------------------------------------------------------------------------------------------
 
-/** Planes in other sizes: `planes` hold rows from `from` on, `columns` px wide, of what `across` and `down` take from. */
+/** Planes in other sizes, by `across` and `down` of the whole: `planes` hold its rows from `from` on, `columns` wide. */
 function resampled(planes, count, columns, from, across, down) {
   const width = across.length, held = planes.length / count / columns, wide = new Float32Array(count * held * width);
   for (let line = 0, to = 0; line < count * held; line++) {
@@ -233,23 +233,24 @@ function resampled(planes, count, columns, from, across, down) {
   return made;
 }
 
-/** How many times finer than a drawing the grid is on which its contours are made crisp. adjust.finer. */
+/** How many times finer than a drawing, enlarged `ratio` times, the grid of `crisp` is. adjust.finer. */
 const finer = ratio => Math.min(FINEST, Math.max(2, Math.ceil(ratio)));
 
-/** Three planes of a drawing, `times` as large, with crisp contours. adjust.crisp. */
+/** What crisp contours change of three planes of a drawing, on a grid that is `times` finer. adjust.crisp. */
 function crisp(drawing, columns, times) {
   const rows = drawing.length / 3 / columns, width = times * columns, height = times * rows;
   const large = resampled(
     drawing, 3, columns, 0, taps(BICUBIC, columns, columns, width), taps(BICUBIC, rows, rows, height)
   );
+  const soft = large.slice();
   for (let turn = 0; turn < TURNS; turn++) {
     const low = extreme(large, width, height, times, -1), high = extreme(large, width, height, times, 1);
     for (let i = 0; i < large.length; i++) {
       const contrast = high[i] - low[i], share = (large[i] - low[i]) / Math.max(contrast, 1e-3);
-      large[i] += Math.min(contrast / CONTRAST, 1) * contrast * (share * share * (3 - 2 * share) - share);
+      large[i] += Math.min(contrast / CONTRAST, 1) * contrast * share * (1 - share) * (2 * share - 1);
     }
   }
-  return large;
+  return large.map((value, i) => value - soft[i]);
 }
 
 /** The smallest (sign: -1) or largest (1) in the square of 2 reach + 1 px around each pixel of three planes. */
@@ -275,25 +276,30 @@ function extreme(planes, width, height, reach, sign) {
   return made;
 }
 
-/** Rows of the view, [first, stop), that rows [top, bottom) of a photo, `height` px high, need of maps `rows` px high. */
+/** Rows of maps `rows` px high, [first, stop), that rows [top, bottom) of a photo `height` px high need. */
 function rowsNeeded(rows, height, top, bottom, drawing) {
   const needed = taps(BICUBIC, rows, rows, height), last = needed[bottom - 1], around = drawing ? AROUND : 0;
   return [Math.max(0, needed[top].first - around), Math.min(rows, last.first + last.weights.length + around)];
 }
 
 /**
- * Rows [top, bottom) of the cartoon, RGBA: the maps, enlarged (bicubic), on the photo, or of a `drawing` the intercepts,
- * made crisp; mixed with the photo by `strength`.
+ * Rows [top, bottom) of the cartoon, RGBA: the maps, enlarged (bicubic), on the photo, or of a `drawing` the intercepts
+ * alone, made crisp; mixed with the photo by `strength`.
  *
- * photo: these rows alone, RGBA, of a picture width x height px. maps: six planes, rows [from, stop) of `rows`, each
- * `columns` px wide.
+ * photo: these rows alone, RGBA, of a picture width x height px. maps: six planes, of a drawing three, their rows from
+ * `from` on, of `rows`, each `columns` px wide.
  */
 function applied({ photo, width, height, top, bottom, maps, columns, rows, from, strength, drawing }) {
-  const times = drawing ? finer(width / columns) : 1, count = drawing ? 3 : 6, size = (bottom - top) * width;
-  const across = taps(BICUBIC, times * columns, times * columns, width);
-  const down = taps(BICUBIC, times * rows, times * rows, height).slice(top, bottom);
-  const planes = drawing ? crisp(maps.subarray(maps.length / 2), columns, times) : maps;
-  const enlarged = resampled(planes, count, times * columns, times * from, across, down);
+  const count = drawing ? 3 : 6, size = (bottom - top) * width;
+  const enlarge = (planes, times) => resampled(
+    planes, count, times * columns, times * from, taps(BICUBIC, times * columns, times * columns, width),
+    taps(BICUBIC, times * rows, times * rows, height).slice(top, bottom)
+  );
+  const enlarged = enlarge(maps, 1);
+  if (drawing) {
+    const times = finer(Math.max(width / columns, height / rows));
+    enlarge(crisp(maps, columns, times), times).forEach((change, i) => (enlarged[i] += change));
+  }
   const cartoon = new Uint8ClampedArray(photo.length);
   for (let i = 0, at = 0; i < size; i++, at += 4) {
     for (let c = 0; c < 3; c++) {

@@ -3,7 +3,7 @@
 
 const LARGEST_VIEW = 4e6; // px that the network looks at, at most: what a telephone has the memory for
 const LARGEST_TILE = 640 * 640; // px of the view that a worker takes at once, some 400 MB
-const STRIP = 500000; // px of a photo, or of a drawing's finer grid, that are put together at once
+const STRIP = 500000; // px of a photo, or of a drawing's finer grid, that are put together at once, but for margins
 const WORKERS = Math.max(1, Math.floor(Math.min(4, navigator.hardwareConcurrency || 2, (navigator.deviceMemory || 8) / 2)));
 const SUFFIXES = { "image/jpeg": "jpg", "image/webp": "webp" }; // of photos whose cartoons keep their format
 
@@ -303,15 +303,16 @@ function cut({ data, width }, top, bottom, left, right) {
 
 /** The cartoon, RGBA: the maps on the photo, strip by strip. */
 async function together({ data, width, height }, { maps, rows, columns, style }, strength) {
-  const cartoon = new Uint8ClampedArray(data.length), drawing = filters[style].radius === 0;
-  const ratio = width / columns, grid = drawing ? Math.max(1, finer(ratio) / ratio) ** 2 : 1; // px of it for one
+  const cartoon = new Uint8ClampedArray(data.length), ratio = Math.max(width / columns, height / rows);
+  const drawing = filters[style].radius === 0 && ratio > 1, first = drawing ? 3 : 0; // whose slopes are 0
+  const grid = drawing ? Math.max(1, finer(ratio) / ratio) ** 2 : 1; // px of it for one of the photo
   const step = Math.max(1, Math.min(Math.floor(STRIP / grid / width), Math.ceil(height / WORKERS))), jobs = [];
   for (let top = 0; top < height; top += step) {
     const bottom = Math.min(height, top + step), [from, stop] = rowsNeeded(rows, height, top, bottom, drawing);
-    const part = new Float32Array(6 * (stop - from) * columns);
-    for (let map = 0; map < 6; map++) {
+    const part = new Float32Array((6 - first) * (stop - from) * columns);
+    for (let map = first; map < 6; map++) {
       const seen = maps.subarray((map * rows + from) * columns, (map * rows + stop) * columns);
-      part.set(seen, map * (stop - from) * columns);
+      part.set(seen, (map - first) * (stop - from) * columns);
     }
     const pixels = data.slice(4 * top * width, 4 * bottom * width);
     const place = { width, height, top, bottom, columns, rows, from, strength, drawing };
