@@ -10,6 +10,7 @@ crisp as it is enlarged.
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -128,7 +129,9 @@ def _tile(generator, photo: np.ndarray, view, cartoon, changes: tuple, margin: i
     first, last = round(top * ratio[0]), round(bottom * ratio[0])
     times = finer(max(ratio))
     side = max(1, int(BLOCK * min(1, min(ratio) / times)))
-    for row, column in itertools.product(range(first, last, side), range(begin, end, side)):
+
+    def fill(corner: tuple[int, int]) -> None:
+        row, column = corner
         stop, edge = min(row + side, last), min(column + side, end)
         box = (column / ratio[1] - x, row / ratio[0] - y, edge / ratio[1] - x, stop / ratio[0] - y)
         part, box = part_of(maps, box)
@@ -140,6 +143,9 @@ def _tile(generator, photo: np.ndarray, view, cartoon, changes: tuple, margin: i
             drawn = crisp(part[3:], (edge - column, stop - row), box, times)
         output = torch.from_numpy(pixels + np.float32(strength) * (drawn - pixels))
         cartoon[row:stop, column:edge] = to_uint8(output[None])[0]
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(fill, itertools.product(range(first, last, side), range(begin, end, side))))
 
 
 def certain_faces(photo: np.ndarray) -> list[Face]:
