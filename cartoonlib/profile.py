@@ -15,7 +15,7 @@ from .files import InputError
 Names = Annotated[tuple[str, ...], Field(strict=False), MinLen(1), "a list with one name or more"]  # YAML has lists
 Count, CountOrNone = Annotated[int, Ge(1), "1 or more"], Annotated[int, Ge(0), "0 or more"]
 Weight, Positive = Annotated[float, Ge(0), "0 or more"], Annotated[float, Gt(0), "more than 0"]
-Share = Annotated[float, Ge(0), Le(1), "from 0 to 1"]
+Share, Signed = Annotated[float, Ge(0), Le(1), "from 0 to 1"], Annotated[float, Ge(-1), Le(1), "from -1 to 1"]
 
 
 class _Settings(BaseModel):
@@ -47,11 +47,13 @@ class Look(_Settings):
     flow: Weight = 4.0  # px along which contours are gathered, so that they run on (dataset/lines.py); 0: not at all
     ink: Share = 0.95  # how dark they are
     coloured: Share = 0.0  # how much of a deeper tone of the colour beside them they are; 0: black
+    shade: Signed = 0.0  # light that shadows gain, blacks most; below 0: that they lose
+    warmth: Signed = 0.0  # how far shadows lean to brown; below 0: to blue
 
 
 TABLES = {"weights": Weights, "look": Look}  # of a profile
 # What a style may set for itself: nothing that pretraining, which all styles start from, depends on.
-OF_A_STYLE = ("start_steps", "train_steps", "ema", "output_radius", "weights", "look")
+OF_A_STYLE = ("start_batch", "start_steps", "train_steps", "ema", "output_radius", "weights", "look")
 
 
 class Profile(_Settings):
@@ -77,6 +79,7 @@ class Profile(_Settings):
     # protocol
     seed: CountOrNone = 0
     batch: Count = 16
+    start_batch: CountOrNone = 0  # of the structure start, which small ones speed up; 0: as the others
     pretrain_steps: CountOrNone = 50_000  # to the photo
     start_steps: CountOrNone = 50_000  # then to a drawing of its structure; 0, the original's: none
     train_steps: Count = 30_000
@@ -97,8 +100,7 @@ class Profile(_Settings):
     # losses
     weights: Weights = Weights()
     look: Look = Look()
-    # Style -> what it sets for itself (OF_A_STYLE); rows of the ablation table are without.
-    style_settings: dict = {}
+    style_settings: dict = {}  # style -> what it sets for itself (OF_A_STYLE); rows of the ablation table are without
     tone: bool = True  # cartoons are judged in the light of the photos
     gate: bool = True  # the texture branch pushes little on flat skin
     edge_aware: bool = True  # total variation weighed by edges and brightness of the photo; False: plain squares
@@ -122,14 +124,14 @@ class Profile(_Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Profile":
-        if self.processes > 1:  # each takes its part of the batch, and every n-th image of that
-            parts = self.processes * self.perceptual_every
-            if self.batch % parts:
+        # Each of several processes takes its part of a batch, and every n-th image of that.
+        parts = self.processes * self.perceptual_every if self.processes > 1 else 1
+        for name in ("batch", "start_batch"):
+            if getattr(self, name) % parts:
                 wanted = f"divisible by {parts} (`processes` times `perceptual_every`)"
-                raise InputError(f"The setting `batch` must be {wanted}.")
+                raise InputError(f"The setting `{name}` must be {wanted}.")
         for style, settings in self.style_settings.items():
-            known = isinstance(style, str) and isinstance(settings, dict) and set(settings) <= set(OF_A_STYLE)
-            if not known:
+            if not (isinstance(style, str) and isinstance(settings, dict) and set(settings) <= set(OF_A_STYLE)):
                 wanted = f"settings out of {', '.join(OF_A_STYLE)}, with their values"
                 raise InputError(f"The setting `style_settings: {style}` must be {wanted}.")
             try:

@@ -23,13 +23,13 @@ from .folders import whole_folder
 from .lines import coherent_lines
 from .prepare import ImageSet
 
-VERSION = 1  # raise it when the same photos would give other arrays
+VERSION = 2  # raise it when the same photos would give other arrays
 CHUNK = 32  # photos at a time
 FINE = 0.6  # px: width of coherent lines on eyes and mouth
 
 
 def structures(faces: ImageSet, look: Look, progress: Callable[[str], None] = print) -> np.ndarray:
-    """The structure of every photo of a prepared set, uint8 (N, S, S, 4 or 5), mapped from the disk.
+    """The structure of every photo of a prepared set, uint8 (N, S, S, 4 or 6), mapped from the disk.
 
     As `structure` has it. Prepared once for each set and what it depends on of the look.
     """
@@ -43,7 +43,7 @@ def structures(faces: ImageSet, look: Look, progress: Callable[[str], None] = pr
 
 def _fill(faces: ImageSet, look: Look, folder: Path) -> None:
     count, side, device = *faces.images.shape[:2], pick_device()
-    shape = (count, side, side, 5 if look.flow else 4)
+    shape = (count, side, side, 6 if look.flow else 4)
     array = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
     for start in tqdm(range(0, count, CHUNK), desc="flat regions", leave=False, disable=None):
         some = slice(start, start + CHUNK)
@@ -53,22 +53,25 @@ def _fill(faces: ImageSet, look: Look, folder: Path) -> None:
 
 
 def structure(photos: Tensor, points: Tensor, look: Look) -> Tensor:
-    """What a look is drawn from: (B, 3, S, S) in [-1, 1], points (B, 5, 2) in units of the side -> (B, 4 or 5, S, S).
+    """What a look is drawn from: (B, 3, S, S) in [-1, 1], points (B, 5, 2) in units of the side -> (B, 4 or 6, S, S).
 
     In [-1, 1]: three channels hold the photo in flat regions, its eyes and mouth in full; the fourth is 1 on these and
-    falls softly to -1; a fifth, of a look with a `flow`, holds its coherent lines, finer on eyes and mouth.
+    falls softly to -1. Two more, of a look with a `flow`, hold its coherent lines, finer on eyes and mouth, and where
+    the face is, whose regions are smaller: nose and cheeks keep their form.
     """
     side = photos.shape[-1]
     features = features_mask(points, side)
-    channels = [flat(photos, features, look.flatten), features * 2 - 1]
-    if look.flow:
-        lines = coherent_lines(photos, look.width, look.flow)
-        lines = lines * (1 - 0.4 * face_mask(points, side))  # folds drawn as dark as contours age a face
-        lines = lines - 0.5 * smooth(lines.clamp(max=0.05), 2 * look.flow)  # many side by side are a texture
-        fine = coherent_lines(photos, FINE, look.flow / 2)
-        lines = (1 - features) * lines + features * 1.3 * fine
-        channels.append((lines / DARKEST).clamp(0, 1) * 2 - 1)
-    return torch.cat(channels, dim=1)
+    if not look.flow:
+        return torch.cat([flat(photos, features, look.flatten), features * 2 - 1], dim=1)
+    face = face_mask(points, side)
+    regions = flat(photos, features, look.flatten * (1 - 0.5 * face))
+    lines = coherent_lines(photos, look.width, look.flow)
+    lines = lines * (1.3 - 0.8 * face)  # folds drawn as dark as contours age a face
+    lines = lines - 0.5 * smooth(lines.clamp(max=0.05), 2 * look.flow)  # many side by side are a texture
+    fine = coherent_lines(photos, FINE, look.flow / 2)
+    lines = (1 - features) * lines + features * 1.3 * fine
+    masks = torch.cat([features, (lines / DARKEST).clamp(0, 1), face], dim=1)
+    return torch.cat([regions, masks * 2 - 1], dim=1)
 
 
 def features_mask(points: Tensor, side: int) -> Tensor:
@@ -97,7 +100,7 @@ def _ellipse(centre: Tensor, half_width: Tensor, half_height: Tensor, side: int)
 
 
 @torch.no_grad()
-def flat(photos: Tensor, features: Tensor, flatten: float) -> Tensor:
+def flat(photos: Tensor, features: Tensor, price: float | Tensor) -> Tensor:
     """Photos as flat regions, their eyes and mouths in full and a little sharper.
 
     (B, 3, S, S) in [-1, 1], features (B, 1, S, S) in [0, 1] -> (B, 3, S, S). Steps are counted in square roots of the
@@ -105,22 +108,23 @@ def flat(photos: Tensor, features: Tensor, flatten: float) -> Tensor:
     """
     fine = guided_filter(photos, photos, 1, 5e-4)
     fine = fine + 0.5 * (fine - box_mean(fine, 2))
-    regions = smooth_l0((photos / 2 + 0.5).sqrt(), flatten) ** 2 * 2 - 1
+    regions = smooth_l0((photos / 2 + 0.5).sqrt(), price) ** 2 * 2 - 1
     return features * fine + (1 - features) * regions
 
 
-def smooth_l0(images: Tensor, price: float) -> Tensor:
+def smooth_l0(images: Tensor, price: float | Tensor) -> Tensor:
     """As few steps between pixels as possible (Xu, Lu, Xu & Jia 2011, "Image Smoothing via L0 Gradient Minimization").
 
     Regions become flat, and unlike a segmentation's their borders are where the photo's are, so that a network can
     learn them: L1 to Felzenszwalb's superpixels teaches a blurred photo, for where those cut cannot be foreseen.
-    (B, C, H, W) in [0, 1] -> the same. price: of a step, in squared units of the images. Borders wrap.
+    (B, C, H, W) in [0, 1] -> the same. price: of a step, in squared units of the images, for all pixels or for each
+    (B, 1, H, W). Borders wrap.
     """
     height, width = images.shape[2:]
     turns = [torch.arange(length, device=images.device) / length for length in (height, width)]
     waves = [2 - 2 * torch.cos(2 * math.pi * turn) for turn in turns]
     laplacian = waves[0][:, None] + waves[1][: width // 2 + 1]
-    result, spectrum, beta = images, torch.fft.rfft2(images), 2 * price
+    result, spectrum, beta = images, torch.fft.rfft2(images), 2 * float(torch.as_tensor(price).min())
     while beta < 1e5:
         steps = torch.stack([result.roll(-1, dim) - result for dim in (2, 3)])
         steps = torch.where(steps.square().sum(dim=(0, 2), keepdim=True)[0] < price / beta, 0.0, steps)

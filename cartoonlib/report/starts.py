@@ -17,7 +17,7 @@ from . import metrics
 
 
 def structures(photos: np.ndarray, look: Look) -> np.ndarray:
-    """What a look of aligned photos is drawn from, see dataset.structures: uint8 (N, S, S, 3) -> (N, S, S, 4 or 5).
+    """What a look of aligned photos is drawn from, see dataset.structures: uint8 (N, S, S, 3) -> (N, S, S, 4 or 6).
 
     Eyes and mouths are taken to lie where alignment puts them, which is a few px off at most.
     """

@@ -24,7 +24,8 @@ PRETRAIN_SETTINGS = (
 )  # fmt: skip
 # And those on which one depends that has learned its style's look.
 START_SETTINGS = (
-    *PRETRAIN_SETTINGS, "start_steps", "start_rate", "decay", "ema", "output_eps", "output_radius", *Look.model_fields,
+    *PRETRAIN_SETTINGS, "start_batch", "start_steps", "start_rate", "decay", "ema", "output_eps", "output_radius",
+    *Look.model_fields,
 )  # fmt: skip
 # Settings that do not change a run's result, but for rounding.
 NOT_IN_KEY = (

@@ -49,6 +49,7 @@ def start(profile: Profile, runs: Path, faces: ImageSet, progress: Callable[[str
     if not profile.start_steps:
         return pretrain(profile, runs, faces, progress)
     begun = pretrain(profile, runs, faces, progress).generator().state_dict()
+    profile = profile.replace(batch=profile.start_batch or profile.batch)
     return _Start(profile, folder, "structure start", progress, make_accelerator(profile), faces, begun).run()
 
 
