@@ -19,6 +19,13 @@ def structure(flat: torch.Tensor, features: float = 0.0) -> torch.Tensor:
     return torch.cat([flat, torch.full_like(flat[:, :1], 2 * features - 1)], dim=1)
 
 
+def flowing(flat: torch.Tensor, lines: float | torch.Tensor = 0.0, features: float = 0.0, face: float = 0.0):
+    """The same with two channels more: how dark lines are, of looks.DARKEST, and how far all of it is a face."""
+    masks = torch.zeros_like(flat[:, :2])
+    masks[:, :1], masks[:, 1:] = lines, face
+    return torch.cat([structure(flat, features), masks * 2 - 1], dim=1)
+
+
 def colour(*rgb: float, side: int = 64) -> torch.Tensor:
     return torch.tensor(rgb).view(1, 3, 1, 1).repeat(1, 1, side, side)
 
@@ -93,14 +100,54 @@ def test_coloured_contours_are_a_deeper_tone_of_the_colour_beside_them():
 
 def test_a_look_with_a_flow_draws_the_lines_that_come_with_the_structure():
     flat = step((0.5, 0.5, 0.5), (-0.2, -0.2, -0.2))
-    lines = torch.full((1, 1, 64, 64), -1.0)
-    lines[..., 10:12], lines[..., 50:52] = 1.0, 2 * looks.FAINT / looks.DARKEST - 1  # the darkest, and too faint a one
-    found = drawn(torch.cat([structure(flat), lines], dim=1), look(ink=1.0, flow=3.0))
+    lines = torch.zeros(1, 1, 64, 64)
+    lines[..., 10:12], lines[..., 50:52] = 1.0, looks.FAINT / looks.DARKEST  # the darkest, and too faint a one
+    found = drawn(flowing(flat, lines), look(ink=1.0, flow=3.0))
     wanted = flat.clone()
     wanted[..., 10:12] = -1
     assert torch.allclose(found, wanted, atol=1e-4)  # and none on the border of the two colours
-    half = drawn(torch.cat([structure(flat), lines], dim=1), look(ink=0.5, flow=3.0))
+    half = drawn(flowing(flat, lines), look(ink=0.5, flow=3.0))
     assert torch.allclose(half[..., 10:12], (flat[..., 10:12] - 1) / 2, atol=1e-4)
+
+
+def test_lines_of_a_face_are_no_black_but_on_its_eyes_and_mouth():
+    flat = colour(0.6, 0.2, 0.0)
+
+    def line(coloured: float, **place: float) -> torch.Tensor:
+        return drawn(flowing(flat, 1.0, **place), look(ink=1.0, flow=3.0, coloured=coloured))
+
+    black = torch.full_like(flat, -1.0)
+    assert torch.allclose(line(0.0), black) and torch.allclose(line(0.0, face=1.0, features=1.0), black)
+    brown = line(0.0, face=1.0)
+    assert torch.allclose(brown, line(0.5)) and torch.allclose(line(0.5, face=1.0), brown)  # as with half of the tone
+    assert brown[0, 0].min() > brown[0, 2].max() > -1  # redder than blue, as the skin is
+    assert torch.equal(line(0.8, face=1.0), line(0.8))  # a look's own, where that is lighter
+
+
+def test_a_face_is_less_vivid_than_what_is_around_it():
+    flat = colour(0.6, 0.2, 0.0)
+
+    def chroma(vivid: float, face: float) -> torch.Tensor:
+        found = drawn(flowing(flat, face=face), look(vivid=vivid, flow=3.0))
+        return (found - luma(found)).abs().mean()
+
+    assert chroma(1.5, 1.0) == pytest.approx(chroma(1.3, 0.0).item(), rel=1e-4)
+    assert chroma(1.0, 1.0) == pytest.approx(chroma(1.0, 0.0).item(), rel=1e-4)
+
+
+def test_shadows_have_the_light_and_the_warmth_of_the_look():
+    for tone, share in ((-1.0, 1.0), (0.0, 0.25), (1.0, 0.0)):  # of a black's: the square of what it lacks of white
+        grey = structure(colour(tone, tone, tone))
+        lighter, darker, warm, cold = (
+            drawn(grey, look(**change))[0, :, 0, 0] - tone
+            for change in ({"shade": 0.1}, {"shade": -0.1}, {"shade": 0.1, "warmth": 0.1}, {"shade": 0.1, "warmth": -0.1})
+        )
+        assert lighter.tolist() == pytest.approx([0.2 * share] * 3, abs=1e-5)  # in units of light, half of the range
+        assert darker.tolist() == pytest.approx([-0.2 * share * (tone > -1)] * 3, abs=1e-5)
+        brown, blue = ([2 * share * (0.1 + sign * 0.1 * part) for part in looks.BROWN] for sign in (1, -1))
+        assert warm.tolist() == pytest.approx(brown, abs=1e-5) and cold.tolist() == pytest.approx(blue, abs=1e-5)
+    on_a_face = drawn(flowing(colour(-1.0, -1.0, -1.0), face=1.0), look(shade=0.1, flow=3.0)) + 1
+    assert on_a_face.mean().item() == pytest.approx(0.1, abs=1e-5)  # half: else skin is what is tinted
 
 
 def test_lift_lightens_the_middle_tones_alone():

@@ -14,6 +14,7 @@ from cartoonlib.dataset.batches import Batches
 from cartoonlib.dataset.structures import face_mask, features_mask, flat, smooth_l0, structure, structures
 from cartoonlib.images import to_tensor, to_uint8
 from cartoonlib.media.faces import CANONICAL
+from cartoonlib.looks import DARKEST
 from cartoonlib.profile import Look
 
 POINTS = torch.from_numpy(CANONICAL)[None]
@@ -122,17 +123,48 @@ def test_the_face_is_inside_its_contour(side):
     assert mask[-1].max() < 0.3  # under the chin
 
 
-def test_a_fifth_channel_holds_the_lines_of_a_look_that_has_a_flow(faces_tensor):
+def test_two_more_channels_hold_lines_and_face_of_a_look_that_has_a_flow(faces_tensor):
     points = POINTS.expand(len(faces_tensor), -1, -1)
     plain, flowing = (structure(faces_tensor, points, look) for look in (LOOK, FLOWING))
-    assert plain.shape == (2, 4, 128, 128) and flowing.shape == (2, 5, 128, 128)
-    assert torch.equal(flowing[:, :4], plain)
+    assert plain.shape == (2, 4, 128, 128) and flowing.shape == (2, 6, 128, 128)
+    assert torch.equal(flowing[:, 3], plain[:, 3])
+    assert torch.allclose(flowing[:, 5:] / 2 + 0.5, face_mask(points, 128), atol=1e-6)
     lines = flowing[:, 4] / 2 + 0.5
     assert lines.min() >= 0 and lines.max() <= 1 and 0.02 < lines.gt(0.2).float().mean() < 0.3
     wide = structure(faces_tensor, points, FLOWING.model_copy(update={"width": 2.0}))[:, 4] / 2 + 0.5
     changed = (wide - lines).abs().mean(dim=0)
     eyes = features_mask(POINTS, 128)[0, 0] > 0.99
     assert changed[eyes].mean() < 0.1 * changed[~eyes].mean()  # on eyes and mouth they are as thin as ever
+
+
+def test_lines_of_the_face_are_fainter_than_those_around_it(faces_tensor, monkeypatch):
+    monkeypatch.setattr(module, "coherent_lines", lambda images, *_: torch.full_like(images[:, :1], 0.06))
+    found = structure(faces_tensor[:1], POINTS, FLOWING)
+    lines, face = found[0, 4] / 2 + 0.5, face_mask(POINTS, 128)[0, 0]
+    cheek, beside = (face > 0.97) & (features_mask(POINTS, 128)[0, 0] < 0.01), face < 0.01
+    for place, times in ((cheek, 0.5), (beside, 1.3)):
+        kept = 0.06 * times - 0.5 * min(0.05, 0.06 * times)  # less what lines side by side lose
+        assert lines[place].mean().item() == pytest.approx(kept / DARKEST, abs=0.01)
+
+
+def test_regions_of_the_face_are_smaller(faces_tensor):
+    """At half the price, which keeps the form of nose and cheeks; those around it are as large as without a face."""
+    points = POINTS.expand(2, -1, -1)
+    plain, flowing = (structure(faces_tensor, points, look)[:, :3] for look in (LOOK, FLOWING))
+    cheaper = flat(faces_tensor, features_mask(points, 128), PRICE / 2)
+    face = face_mask(POINTS, 128)[0, 0]
+    for place, same, other in ((face > 0.97, cheaper, plain), (face < 0.01, plain, cheaper)):
+        near, far = ((flowing - each).abs()[..., place].mean() for each in (same, other))
+        assert near < 0.5 * far
+
+
+def test_a_price_for_each_pixel_is_that_pixels(faces_tensor):
+    images = faces_tensor / 2 + 0.5
+    assert torch.equal(smooth_l0(images, torch.full((2, 1, 128, 128), 0.01)), smooth_l0(images, 0.01))
+    price = torch.full((2, 1, 128, 128), 0.001)
+    price[..., 64:] = 0.1
+    found = smooth_l0(images, price)
+    assert 4 * steps(found[..., 66:126]) < steps(found[..., 2:62])
 
 
 # --- made once ---------------------------------------------------------------------------------------------------
@@ -168,7 +200,7 @@ def test_other_photos_and_another_price_are_made_anew(folder, face_set):
     assert len(list(folder.glob("structures-36-*"))) == 3
     assert not np.array_equal(first, others[0]) and np.array_equal(first, others[1])
     made = structures(face_set, FLOWING, silent)
-    assert made.shape == (6, 36, 36, 5) and np.array_equal(made[..., :4], first)
+    assert made.shape == (6, 36, 36, 6) and np.array_equal(made[..., 3], first[..., 3])
     for change in ({"width": 1.5}, {"flow": 2.0}):
         assert not np.array_equal(structures(face_set, FLOWING.model_copy(update=change), silent), made)
     assert len(list(folder.glob("structures-36-*"))) == 6

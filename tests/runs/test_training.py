@@ -210,9 +210,9 @@ def test_a_start_is_shared_by_rows_of_one_look(tmp_path, monkeypatch, face_set):
     same = {"weights": {"anchor": 0.0}, "segments": 9, "tone": False, "gate": False, "train_steps": 3}
     assert name(**same, discriminator_rate=1e-3, log_every=9) == name() != pretrain(STARTED, tmp_path, face_set, silent)
     own = [{"ink": 0.1}, {"flatten": 0.1}, {"flow": 3.0}, {"lift": 0.1}, {"vivid": 2.0}, {"width": 2.0}]
-    changes = [{"look": look} for look in (*own, {"coloured": 0.5}, {"flow": 2.0})]
+    changes = [{"look": look} for look in (*own, {"coloured": 0.5}, {"flow": 2.0}, {"shade": 0.1}, {"warmth": 0.1})]
     changes += [{"start_steps": 6}, {"start_rate": 0.1}, {"decay": 0.1}, {"ema": 0.9}, {"output_eps": 0.1}]
-    changes += [{"output_radius": 1}, {"seed": 1}, {"pretrain_steps": 5}]
+    changes += [{"output_radius": 1}, {"seed": 1}, {"pretrain_steps": 5}, {"start_batch": 2}]
     assert len({name(), *(name(**change) for change in changes)}) == 1 + len(changes)
     assert name(start_steps=0) == pretrain(STARTED, tmp_path, face_set, silent)
 
