@@ -146,6 +146,7 @@ def test_shadows_have_the_light_and_the_warmth_of_the_look():
         assert darker.tolist() == pytest.approx([-0.2 * share * (tone > -1)] * 3, abs=1e-5)
         brown, blue = ([2 * share * (0.1 + sign * 0.1 * part) for part in looks.BROWN] for sign in (1, -1))
         assert warm.tolist() == pytest.approx(brown, abs=1e-5) and cold.tolist() == pytest.approx(blue, abs=1e-5)
+        assert warm[0] >= warm[1] >= warm[2] and cold[0] <= cold[1] <= cold[2]  # red over blue, and blue over red
     on_a_face = drawn(flowing(colour(-1.0, -1.0, -1.0), face=1.0), look(shade=0.1, flow=3.0)) + 1
     assert on_a_face.mean().item() == pytest.approx(0.1, abs=1e-5)  # half: else skin is what is tinted
 
