@@ -138,10 +138,8 @@ def test_a_face_is_less_vivid_than_what_is_around_it():
 def test_shadows_have_the_light_and_the_warmth_of_the_look():
     for tone, share in ((-1.0, 1.0), (0.0, 0.25), (1.0, 0.0)):  # of a black's: the square of what it lacks of white
         grey = structure(colour(tone, tone, tone))
-        lighter, darker, warm, cold = (
-            drawn(grey, look(**change))[0, :, 0, 0] - tone
-            for change in ({"shade": 0.1}, {"shade": -0.1}, {"shade": 0.1, "warmth": 0.1}, {"shade": 0.1, "warmth": -0.1})
-        )
+        changes = [{"shade": 0.1}, {"shade": -0.1}, *({"shade": 0.1, "warmth": warmth} for warmth in (0.1, -0.1))]
+        lighter, darker, warm, cold = (drawn(grey, look(**change))[0, :, 0, 0] - tone for change in changes)
         assert lighter.tolist() == pytest.approx([0.2 * share] * 3, abs=1e-5)  # in units of light, half of the range
         assert darker.tolist() == pytest.approx([-0.2 * share * (tone > -1)] * 3, abs=1e-5)
         brown, blue = ([2 * share * (0.1 + sign * 0.1 * part) for part in looks.BROWN] for sign in (1, -1))
