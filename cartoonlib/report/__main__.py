@@ -7,13 +7,12 @@ import sys
 from pathlib import Path
 
 from .. import files
-from ..files import InputError, one_sentence
 from . import blind, page, render, verify
 from .execute import reproduce
 
 
 def main() -> None:
-    with one_sentence():
+    with files.one_sentence():
         match sys.argv[1:]:
             case ["reproduce", profile]:
                 reproduce(profile)
@@ -27,7 +26,7 @@ def main() -> None:
             case ["verify", profile]:
                 verify.main(profile)
             case _:
-                raise InputError("Give reproduce, join, verify or blind and a profile, or readme.")
+                raise files.InputError("Give reproduce, join, verify or blind and a profile, or readme.")
 
 
 if __name__ == "__main__":

@@ -9,13 +9,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from ..profile import Profile
-from ..runs import parallel
-from ..runs.guards import TrainingStopped
+from ..runs import guards, parallel
 from ..runs.store import Run
-from . import figures, metrics
-from .book import Report
-from .findings import Estimates
-from .metrics import Evaluator
+from . import book, figures, findings, metrics
 
 Groups = dict[str, dict[str, Profile]]
 NO_ROWS = {"runs": {}, "metrics": [], "differences": []}  # what ablations.json would say of an empty table
@@ -45,14 +41,14 @@ def changed_rows(groups: Groups) -> list[tuple[str, str, str]]:
     return [(group, title, changes(row, full) or "-") for group, title, row in rows_of(groups)]
 
 
-def train(report: Report, groups: Groups, style: str, progress: Callable) -> tuple[dict[str, Run], dict[str, str]]:
+def train(report: book.Report, groups: Groups, style: str, progress: Callable) -> tuple[dict[str, Run], dict[str, str]]:
     """Train the missing rows: title -> run, and title -> reason of those that collapsed, which is a result too."""
     rows, runs, stopped = rows_of(groups), {}, {}
     for number, (_, title, row) in enumerate(rows, start=1):
         start = f"row {number}/{len(rows)}, "
         try:
             runs[title] = parallel.train(row, report.sets, style, title, lambda line: progress(start + line))
-        except TrainingStopped as reason:
+        except guards.TrainingStopped as reason:
             stopped[title] = str(reason)
     return runs, stopped
 
@@ -63,8 +59,8 @@ def comparison(photos: np.ndarray, outputs: dict, titles: Iterable[str], notes: 
 
 
 def measure(
-    evaluator: Evaluator, runs: dict[str, Run], groups: Groups, style: str, progress: Callable
-) -> tuple[Estimates, list[dict]]:
+    evaluator: metrics.Evaluator, runs: dict[str, Run], groups: Groups, style: str, progress: Callable
+) -> tuple[findings.Estimates, list[dict]]:
     """Estimates of the untouched photo and of every run, on the evaluator's photos; and those of the runs as rows."""
     estimates, rows = {"untouched photo": evaluator.measure(evaluator.photos)}, []
     for group, title, row in rows_of(groups):
@@ -83,7 +79,7 @@ def pairs(variants: Iterable[str]) -> list[tuple[str, str]]:
     return against_ours + [(variant, "original") for variant in variants if variant.startswith("original + ")]
 
 
-def read(report: Report) -> tuple[dict, dict[str, str]]:
+def read(report: book.Report) -> tuple[dict, dict[str, str]]:
     """The content of ablations.json and where it was made (ORIGIN); both are empty when notebook 5 has not run."""
     if not (report.folder / "ablations.json").exists():
         return NO_ROWS, {}

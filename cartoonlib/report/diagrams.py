@@ -127,8 +127,7 @@ def generator_architecture(generator: Generator) -> plt.Figure:
     stages = {"photo": "", "head": [g.head], "down 1": [*g.down1], "down 2": [*g.down2],
               f"{len(g.blocks)} residual blocks": _convolutions(g.blocks), "up 1": [*g.up1], "up 2": [*g.up2],
               "tail": [g.tail]}  # fmt: skip
-    if g.tanh:
-        stages["tanh"] = ""
+    stages |= {"tanh": ""} if g.tanh else {}
     stages |= {"filter": f"guided\nr = {g.filter_radius}\nε = {g.filter_eps:g}", "cartoon": ""}
     figure, ax = canvas(WIDTH, 6.3)
     bars = _architecture(ax, g, stages, red, () if g.skips else (g.up1[1], g.up2[1]))
@@ -147,10 +146,9 @@ def generator_architecture(generator: Generator) -> plt.Figure:
     up = [_labels(g.up1[0], g.up2[0]), act, "bilinear × 2"]
     if g.skips:
         up += [_labels(g.up1[1], g.up2[1]), act]
-    _chain(ax, 5.9, "up 1 / 2", up, 3 if g.skips else 0)
-    if g.skips:
         arrow(ax, (6.25, 5.56), (6.25, 5.82), color=red)
         label(ax, 6.35, 5.64, "skip", 8, ha="left", color=MUTED)
+    _chain(ax, 5.9, "up 1 / 2", up, 3 if g.skips else 0)
     return figure
 
 

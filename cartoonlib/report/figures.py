@@ -10,18 +10,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from skimage.transform import estimate_transform
-from torch import Tensor
 
 from .. import representations as views
 from ..files import InputError
 from ..images import to_uint8
 from ..media.faces import align, detect_faces
 from ..profile import Profile
-from .indices import FACE, lab
+from .indices import FACE, box, lab
 from .paper import COLORS, INK, MUTED, RULE, WIDTH, arrow, canvas, checked, label, panel_grid, picture, styled
 
 
-def represented(images: Tensor, profile: Profile) -> dict[str, np.ndarray]:
+def represented(images: torch.Tensor, profile: Profile) -> dict[str, np.ndarray]:
     """What the losses see of images: `structure`, `texture` (grey) and `surface`, as pictures.
 
     images: (N, 3, S, S) in [-1, 1].  The colour-shift weights of the texture are drawn with the profile's seed.
@@ -115,8 +114,7 @@ def tones(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     uint8 (N, S, S, 3) -> uint8 (N, 3), and CIELAB's L, from 0 to 100, (N,).
     """
-    top, bottom, left, right = (round(edge * images.shape[1] / 128) for edge in FACE)
-    colours = np.median(images[:, top:bottom, left:right], axis=(1, 2)).astype(np.uint8)
+    colours = np.median(box(images.transpose(0, 3, 1, 2), FACE), axis=(2, 3)).astype(np.uint8)
     light = lab(colours[:, None, None]).numpy()[:, 0, 0, 0]
     order = light.argsort(kind="stable")
     return colours[order], light[order]

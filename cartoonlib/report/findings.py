@@ -6,15 +6,12 @@ Rows are those of metrics.json, a dict for each style, variant and metric (see m
 import numpy as np
 
 from ..runs.store import Run
-from . import metrics
-from .metrics import Estimate, Evaluator
-from .tables import STYLE
+from . import metrics, tables
 
-Estimates = dict[str, dict[str, Estimate]]  # variant -> metric -> estimate
+Estimates = dict[str, dict[str, metrics.Estimate]]  # variant -> metric -> estimate
 STYLE_DISTANCE, OF_STYLES = 0.55, {"anime": 0.35}  # at most, as a part of the untouched photo's; of single styles
-LANDMARK_ERROR = 0.045  # at most, in units of the eye distance
 LIMITS = (  # goal, metric, sign, limit: what the worse end of the interval has to meet
-    ("landmark error", "landmark_error", "<=", LANDMARK_ERROR),
+    ("landmark error", "landmark_error", "<=", 0.045),  # in units of the eye distance
     ("faces known again", "likeness", ">=", 0.98),
     ("strokes on the forehead / the photo's", "stroke", "<=", 1.15),
     ("mesh / the photo's", "mesh", "<=", 1.2),
@@ -26,10 +23,10 @@ COMPARISONS = (  # goal, the row of the ablation table to be better than, its gr
     ("KID x 1000 below the original's, equal steps", "original", "original", "kid_cartoon"),
     ("landmark error below that without the loss, equal steps", "without landmark", "without", "landmark_error"),
 )
-COMPARED = (*STYLE, "landmark_error", "stroke", "mesh", "content_distance", "flatness")  # metrics of differences
+COMPARED = (*tables.STYLE, "landmark_error", "stroke", "mesh", "content_distance", "flatness")  # metrics of differences
 
 
-def measure_style(evaluator: Evaluator, run: Run, style: str, seed: int) -> tuple[Estimates, list[dict]]:
+def measure_style(evaluator: metrics.Evaluator, run: Run, style: str, seed: int) -> tuple[Estimates, list[dict]]:
     """Measure a style's generator, beside the untouched photos and the held-out cartoons: estimates, and their rows."""
     photos, generator = evaluator.photos, run.generator(evaluator.device)
     own = evaluator.measure(metrics.generate(generator, photos, evaluator.device))
@@ -52,7 +49,8 @@ def goals(rows: list[dict], ablations: dict, styles: list[str]) -> list[dict]:
 
     rows: of metrics.json.  ablations: content of ablations.json.  styles: those with a generator, in order.
     """
-    found = {(row["style"], row["variant"], row["group"], row["metric"]): row for row in rows}
+    keys, interval = ("style", "variant", "group", "metric"), ("value", "low", "high")
+    found = {tuple(row[key] for key in keys): {key: row[key] for key in interval} for row in rows}
     result = []
     for style in styles:
         first = ("style distance / the photo's", "style_distance", "<=", OF_STYLES.get(style, STYLE_DISTANCE))
@@ -60,7 +58,7 @@ def goals(rows: list[dict], ablations: dict, styles: list[str]) -> list[dict]:
         halfway = float(np.mean([found[style, *other, "flatness"]["value"] for other in others]))
         last = ("share of flat pixels, half way to the cartoons'", "flatness", ">=", halfway)
         for goal, metric, sign, limit in (first, *LIMITS, last):
-            row = _interval(found[style, "full method", "style", metric])
+            row = found[style, "full method", "style", metric]
             met = {"<=": row["high"] <= limit, ">=": row["low"] >= limit, "+-": max(-row["low"], row["high"]) <= limit}
             result.append({"goal": goal, "style": style, "sign": sign, "limit": limit, **row, "met": met[sign]})
     style = styles[0]
@@ -68,15 +66,11 @@ def goals(rows: list[dict], ablations: dict, styles: list[str]) -> list[dict]:
         ours, other = found.get((style, "full method", "full", metric)), found.get((style, variant, group, metric))
         about = {"goal": goal, "style": style, "limit": other["low"] if other else None}
         if ours and other:
-            reference, met = {"variant": variant, **_interval(other)}, ours["high"] < other["low"]
-            result.append({**about, **_interval(ours), "reference": reference, "met": met})
+            reference, met = {"variant": variant, **other}, ours["high"] < other["low"]
+            result.append({**about, **ours, "reference": reference, "met": met})
         elif "stopped" in ablations["runs"].get(variant, {}):
             result.append({**about, "stopped": variant, "met": None})
     return result
-
-
-def _interval(row: dict) -> dict[str, float]:
-    return {key: row[key] for key in ("value", "low", "high")}
 
 
 def seeds(rows: list[dict], groups: dict) -> list[dict]:
@@ -89,7 +83,7 @@ def seeds(rows: list[dict], groups: dict) -> list[dict]:
     result = []
     for first in dict.fromkeys(title.rpartition(", seed ")[0] for title in groups["again"]):
         titles = [first, *(title for title in groups["again"] if title.startswith(f"{first}, seed "))]
-        for metric in (*STYLE, "landmark_error"):
+        for metric in (*tables.STYLE, "landmark_error"):
             if all((title, metric) in found for title in titles):
                 row, values = found[first, metric], [found[title, metric]["value"] for title in titles]
                 about = {"style": row["style"], "variant": first, "metric": metric, "features": row["features"]}

@@ -25,8 +25,8 @@ def lab(images: np.ndarray) -> Tensor:
     return torch.cat([rgb_to_lab(part / 255) for part in torch.from_numpy(images).permute(0, 3, 1, 2).split(32)])
 
 
-def _box(pictures: Tensor, box: tuple[int, ...]) -> Tensor:
-    top, bottom, left, right = (round(edge * pictures.shape[-1] / 128) for edge in box)
+def box(pictures: Tensor | np.ndarray, edges: tuple[int, ...]) -> Tensor | np.ndarray:
+    top, bottom, left, right = (round(edge * pictures.shape[-1] / 128) for edge in edges)
     return pictures[..., top:bottom, left:right]
 
 
@@ -37,7 +37,7 @@ def stroke(output: Tensor, photo: Tensor) -> np.ndarray:
     """
 
     def upright(pictures: Tensor) -> Tensor:
-        light = _box(pictures[:, 0], FOREHEAD)
+        light = box(pictures[:, 0], FOREHEAD)
         across, down = (light.diff(n=2, dim=axis).abs().mean((1, 2)) + LEAST for axis in (2, 1))
         return across / down
 
@@ -64,7 +64,7 @@ def skin(output: Tensor, photo: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
     The thirds are three arrays of rows; they overlap when there are fewer than three photos.
     """
-    before, after = (_box(pictures, FACE).mean((2, 3)).numpy() for pictures in (photo, output))
+    before, after = (box(pictures, FACE).mean((2, 3)).numpy() for pictures in (photo, output))
     order, n = before[:, 0].argsort(kind="stable"), len(before)
     return after - before, [order[i * n // 3 : max((i + 1) * n // 3, i * n // 3 + 1)] for i in range(3)]
 
@@ -83,12 +83,10 @@ def style_vectors(network: EfficientNetLite0, images: Tensor) -> Tensor:
 
     What a picture is drawn with, and little of what it shows: AdaIN's statistics of style (Huang & Belongie 2017).
     """
-    x, maps = network._blocks(network.normalised(_box(images, INSIDE)), last=-1), []  # of its stem
-    for number, block in enumerate(network.layers._blocks[: STAGES[-1] + 1]):
-        x = block(x)
-        if number in STAGES:
-            maps.append(x)
-    return _look(maps)
+    maps = [network._blocks(network.normalised(box(images, INSIDE)), last=-1)]  # of the stem, then of each block
+    for block in network.layers._blocks[: STAGES[-1] + 1]:
+        maps.append(block(maps[-1]))
+    return _look([maps[1 + stage] for stage in STAGES])
 
 
 def face_style_vectors(network: FaceApiPersons, images: Tensor) -> Tensor:

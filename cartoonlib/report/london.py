@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from skimage.transform import estimate_transform
-from torch import nn
 
 from ..dataset import catalogue, origins
 from ..media.faces import align, detect_faces
@@ -39,20 +38,19 @@ def hand_made_points(size: int, most: int | None = None) -> Faces | None:
     if not (source.path / "points189.json").is_file():
         return None
     by_name = json.loads((source.path / "points189.json").read_text(encoding="utf-8"))
-    pictures, found, truth = [], [], []
+    found = []
     for path in (path for path in catalogue.listing(source)[0][:most] if path.stem in by_name):
         picture = np.array(origins.decode(path.read_bytes()))
         for face in detect_faces(picture)[:1]:
             aligned = estimate_transform("similarity", face.points, align(picture, face.points, size)[1])
             seven = np.array(by_name[path.stem])[list(AMONG_189)] + 0.5  # theirs count from a pixel's centre
-            pictures.append(picture)
-            found.append(face.points)
-            truth.append(aligned(seven))
-    return Faces(pictures, found, np.stack(truth), size)
+            found.append((picture, face.points, aligned(seven)))
+    pictures, points, truth = map(list, zip(*found))
+    return Faces(pictures, points, np.stack(truth), size)
 
 
 def measured_rows(
-    faces: Faces, runs: dict[str, Run], detector: nn.Module, seed: int, device: torch.device | str
+    faces: Faces, runs: dict[str, Run], detector: torch.nn.Module, seed: int, device: torch.device | str
 ) -> list[dict]:
     """Rows of metrics.json: what the detector finds against points set by hand, on photos and each style's cartoons."""
     photos, rows = faces.aligned(faces.pictures), []

@@ -163,11 +163,10 @@ def from_photos(cartoons: ImageSet, faces: ImageSet, embed: Callable[[Tensor], T
 def faults(outputs: Tensor, photos: Tensor) -> dict[str, Estimate]:
     """Single faults of outputs beside their photos, as indices.py judges them; both (N, 3, S, S) in CIELAB."""
     change, thirds = indices.skin(outputs, photos)
-    # Sums, for a photo may be flat without any energy; 1 is far below the noise of rounding.
-    energy = estimate(indices.mesh(outputs, photos), lambda rows: np.sqrt(np.divide(*(rows.sum(axis=0) + 1))))
     return {
         "stroke": estimate(indices.stroke(outputs, photos), np.median),
-        "mesh": energy,
+        # Sums, for a photo may be flat without any energy; 1 is far below the noise of rounding.
+        "mesh": estimate(indices.mesh(outputs, photos), lambda rows: np.sqrt(np.divide(*(rows.sum(axis=0) + 1)))),
         **{name: mean_estimate(change[third, 0]) for name, third in zip(SKIN, thirds)},
         "skin_worst": estimate(np.linalg.norm(change, axis=1), lambda changes: np.quantile(changes, 0.9)),
         "blacks": mean_estimate(indices.blacks(outputs, photos)),
@@ -202,14 +201,13 @@ class Evaluator:
         cartoon_vectors, *cartoon_looks = self._of_cartoons
         styles = [kid(a, b).over(unit) for a, b, unit in zip(looks, cartoon_looks, self._photo_looks)]
         distance = (maps - photo_maps).abs().mean(dim=(1, 2, 3)) / photo_maps.abs().mean(dim=(1, 2, 3))
-        known = (persons - photo_persons).norm(dim=1).numpy() < self._strangers
         return {
             "style_distance": styles[0],
             "face_style_distance": styles[1],
             "kid_cartoon": kid(vectors, cartoon_vectors),
             "kid_photo": kid(vectors, photo_vectors, paired=True),
             "landmark_error": mean_estimate(landmark_errors(points.numpy(), photo_points.numpy())),
-            "likeness": mean_estimate(known),
+            "likeness": mean_estimate((persons - photo_persons).norm(dim=1).numpy() < self._strangers),
             "content_distance": mean_estimate(distance.numpy()),
             "flatness": mean_estimate(flatness(outputs)),
             **faults(indices.lab(outputs), self._light),
@@ -217,9 +215,8 @@ class Evaluator:
 
 
 def rows(
-    estimates: dict[str, Estimate], networks: dict[str, str], run: Run | None, style: str, variant: str, group: str,
-    seed: int,
-) -> list[dict]:  # fmt: skip
+    estimates: dict[str, Estimate], networks: dict, run: Run | None, style: str, variant: str, group: str, seed: int
+) -> list[dict]:
     """Estimates of one set of pictures, by metric, as rows of metrics.json: a row a metric, each saying all of itself.
 
     networks: metric -> the one of its features, "-" for others.  run: what drew the pictures, None for photos.

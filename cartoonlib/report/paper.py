@@ -79,8 +79,7 @@ def label(ax: plt.Axes, x: float, y: float, text: str, size: float = 9, **style)
 
 def picture(ax: plt.Axes, image: np.ndarray, x: float, y: float, side: float, points: np.ndarray | None = None) -> None:
     """An image with its top left corner at (x, y); with landmarks it is paled, so that they stand out."""
-    extent = (x, x + side, y + side, y)
-    ax.imshow(image, extent=extent, aspect="auto", alpha=1 if points is None else 0.55, zorder=2)
+    ax.imshow(image, extent=(x, x + side, y + side, y), aspect="auto", alpha=1 if points is None else 0.55, zorder=2)
     ax.add_patch(plt.Rectangle((x, y), side, side, fc="none", ec=RULE, lw=0.5, zorder=3))
     if points is not None:
         style = {"color": COLORS["content"], "ms": 4 if len(points) < 6 else 1.6, "mew": 0, "zorder": 4}

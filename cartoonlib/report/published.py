@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from torch import nn
 
 from ..images import to_tensor
 from ..profile import Profile
@@ -17,7 +16,7 @@ PUBLISHED = {
 
 
 @torch.no_grad()
-def feature_scale(perceptual: nn.Module, photos: np.ndarray) -> tuple[int, float]:
+def feature_scale(perceptual: torch.nn.Module, photos: np.ndarray) -> tuple[int, float]:
     """(channels, mean size) of a perceptual network's features of photos, uint8 (N, S, S, 3)."""
     features = perceptual(to_tensor(photos))
     return features.shape[1], float(features.abs().mean())

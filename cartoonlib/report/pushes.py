@@ -38,8 +38,7 @@ def heat_map(gradient: Tensor) -> np.ndarray:
     """
     lighter = -gradient.sum(dim=1)
     full = lighter.abs().flatten(1).quantile(0.99, dim=1).clamp(min=1e-12)
-    colours = plt.get_cmap("PuOr_r")((lighter / full[:, None, None] / 2 + 0.5).clamp(0, 1).numpy(), bytes=True)
-    return colours[..., :3]
+    return plt.get_cmap("PuOr_r")((lighter / full[:, None, None] / 2 + 0.5).clamp(0, 1).numpy(), bytes=True)[..., :3]
 
 
 def push_figure(photos: np.ndarray, seen: dict[str, np.ndarray], pushes: dict[str, Push]) -> plt.Figure:

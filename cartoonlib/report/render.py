@@ -11,7 +11,6 @@ from pathlib import Path
 import jinja2
 
 from .. import files
-from ..files import InputError, write_atomic
 from ..networks import Generator, count_parameters
 from ..profile import Profile
 from ..runs.profiles import load_profile
@@ -37,13 +36,13 @@ class Results:
         if not path.exists():
             profile = Path(name).parent.name
             maker = MAKERS.get(profile, f"make reproduce PROFILE={profile}")
-            raise InputError(f"results/{name} is missing: {maker} makes it")
+            raise files.InputError(f"results/{name} is missing: {maker} makes it")
         text = path.read_text(encoding="utf-8")
         self.hashes[name] = hashlib.sha256(text.encode("utf-8")).hexdigest()
         try:
             return json.loads(text)
         except json.JSONDecodeError as error:
-            raise InputError(f"results/{name} is not valid JSON ({error})") from None
+            raise files.InputError(f"results/{name} is not valid JSON ({error})") from None
 
     def part(self, profile: str, name: str) -> dict | list:
         """What a notebook kept as `name` for a profile."""
@@ -78,7 +77,7 @@ def rendered(template: str, names: dict) -> str:
     try:
         return ENVIRONMENT.get_template(template).render(names)
     except jinja2.UndefinedError as error:
-        raise InputError(f"{template} names a result that is not there ({error.message})") from None
+        raise files.InputError(f"{template} names a result that is not there ({error.message})") from None
 
 
 def page(root: Path, path: str) -> str:
@@ -144,10 +143,10 @@ def write(root: Path = files.ROOT) -> list[Path]:
     new, results = {root / path: page(root, path) for path in PAGES}, Results(root / "results")
     for style in results.part(PUBLISHED, "train"):
         if not vouched(results.weights(PUBLISHED, style)):
-            raise InputError(f"{style}.safetensors is not the file that {style}.md describes: fetch both again.")
+            raise files.InputError(f"{style}.safetensors is not the file that {style}.md describes: fetch both again.")
     new |= {results.weights(PUBLISHED, style).with_suffix(".md"): text for style, text in cards(root).items()}
     for path, text in new.items():
-        write_atomic(path, text)
+        files.write_atomic(path, text)
     return list(new)
 
 

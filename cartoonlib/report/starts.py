@@ -10,8 +10,7 @@ from ..looks import drawn
 from ..media.faces import CANONICAL
 from ..networks import Generator
 from ..profile import Look, Profile
-from ..runs import training
-from ..runs.store import Run
+from ..runs import store, training
 from ..step import TrainStep
 from . import metrics
 
@@ -21,8 +20,7 @@ def structures(photos: np.ndarray, look: Look) -> np.ndarray:
 
     Eyes and mouths are taken to lie where alignment puts them, which is a few px off at most.
     """
-    points = torch.from_numpy(CANONICAL).expand(len(photos), -1, -1)
-    return to_uint8(structure(to_tensor(photos), points, look))
+    return to_uint8(structure(to_tensor(photos), torch.from_numpy(CANONICAL).expand(len(photos), -1, -1), look))
 
 
 def target(photos: np.ndarray, profile: Profile) -> np.ndarray:
@@ -35,10 +33,9 @@ def target(photos: np.ndarray, profile: Profile) -> np.ndarray:
     return to_uint8(drawn(to_tensor(structures(photos, profile.look)), profile.look))
 
 
-def logs(runs: dict[str, Run]) -> dict[str, list[dict]]:
+def logs(runs: dict[str, store.Run]) -> dict[str, list[dict]]:
     """Style -> log of its start; none of a style that goes on from the pretraining itself."""
-    found = {style: run.log() for style, run in runs.items()}
-    return {style: rows for style, rows in found.items() if rows and "anchor" in rows[-1]}
+    return {style: rows for style, run in runs.items() if (rows := run.log()) and "anchor" in rows[-1]}
 
 
 def adversarial(

@@ -81,7 +81,5 @@ def table_markdown(rows: list[dict], metrics: list[str]) -> str:
     found, titles = zip(*(measured(rows, metric) for metric in metrics))
     keys = list(dict.fromkeys(key for column in found for key in column))
     shown = [i for i in range(4) if i == 1 or len({key[i] for key in keys}) > 1]  # what all lines share is left out
-    lines = []
-    for key in keys:
-        lines.append([key[i] for i in shown] + [interval(column[key]) if key in column else "" for column in found])
+    lines = [[key[i] for i in shown] + [interval(m[key]) if key in m else "" for m in found] for key in keys]
     return table([ROW[i] for i in shown] + list(titles), lines, len(shown))

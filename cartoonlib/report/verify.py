@@ -12,11 +12,9 @@ from itertools import zip_longest
 from pathlib import Path
 
 from .. import files
-from ..files import InputError
-from . import certificate, render
-from .book import PACKAGES
+from . import book, certificate, render
 
-RECORDED = {"profile", "settings", "seed", "device", "precision", "python", "commit", "date", *PACKAGES}
+RECORDED = {"profile", "settings", "seed", "device", "precision", "python", "commit", "date", *book.PACKAGES}
 WITH_ORIGIN = [f"{profile}/{name}.json" for profile, names in render.FILES.items() for name in names]
 WITH_ORIGIN += ["bench/cpu.json"]
 
@@ -29,7 +27,7 @@ def checks(root: Path = files.ROOT) -> Iterator[tuple[str, list[str]]]:
     for what, check in every.items():
         try:
             wrong = check()
-        except InputError as error:
+        except files.InputError as error:
             wrong = [str(error)]
         except KeyError as error:
             wrong = [f"the results lack {error}"]
