@@ -10,9 +10,8 @@ from skimage.segmentation import quickshift
 from .. import representations, superpixels
 from ..images import to_tensor
 from ..profile import Profile
-from . import segmentation
+from . import original, segmentation
 from .measuring import now, paired, spread, warm_up
-from .original import weights_at_hand
 
 TORCH, SCIKIT, FELZENSZWALB = "SLIC in torch", "SLIC of scikit-image", "Felzenszwalb and merging"
 
@@ -29,10 +28,8 @@ def superpixel_speed(p: Profile, photos: np.ndarray, device: torch.device) -> di
         SCIKIT: partial(_fill_one_by_one, photos / 255, segmentation.segment_slic, p),  # last: what ratios refer to
     }
     rows = paired(calls, len(photos), p.bench_repeats, partial(now, device), warm_up(device))
-    return {
-        name: {"images_per_second": row["images_per_second"], "ratio_to_scikit_image": row["ratio"]}
-        for name, row in rows.items()
-    }
+    kept = {"images_per_second": "images_per_second", "ratio": "ratio_to_scikit_image"}
+    return {name: {title: row[key] for key, title in kept.items()} for name, row in rows.items()}
 
 
 def _fill_one_by_one(images: np.ndarray, segment: Callable, p: Profile) -> list[np.ndarray]:
@@ -90,12 +87,9 @@ def precision_rows(p: Profile) -> dict[str, dict[str, Profile]]:
 
     Half as long as the profile's pretraining, its structure start and its rows of that table.
     """
-    changes = {
-        "train_steps": min(p.ablation_steps // 2, MOST_STEPS),
-        "pretrain_steps": min(p.pretrain_steps // 2, MOST_STEPS),
-        "start_steps": min(p.start_steps // 2, MOST_STEPS),
-        "perceptual": p.perceptual if weights_at_hand(p.perceptual) else "efficientnet_lite0",
-    }
+    lengths = {"train_steps": p.ablation_steps, "pretrain_steps": p.pretrain_steps, "start_steps": p.start_steps}
+    changes = {name: min(steps // 2, MOST_STEPS) for name, steps in lengths.items()}
+    changes["perceptual"] = p.perceptual if original.weights_at_hand(p.perceptual) else "efficientnet_lite0"
     changes["log_every"] = max(1, changes["train_steps"] // 20)
     seeds = range(p.seed, p.seed + min(p.bench_repeats, 3))
     return {

@@ -17,7 +17,6 @@ from PIL import Image
 from skimage.data import astronaut
 
 from .. import files
-from ..files import InputError
 from ..images import to_tensor, to_uint8
 from ..photos import Cartoonizer, shipped
 from ..photos.draw import cartoonize
@@ -74,7 +73,7 @@ def measure(p: Profile, progress: Callable[[str], None] = print) -> list[dict]:
                     generator = str(exported) if way == "ONNX Runtime" else style
                     with Process() as process:
                         found = process(draw_here, way, generator, height, width, p.bench_repeats)
-            except InputError as problem:
+            except files.InputError as problem:
                 found = {"failed": str(problem).replace("|", "/")}
             rows.append({"height": height, "width": width, "way": way, **found})
     return rows
@@ -97,7 +96,7 @@ def time_command(photo: Image.Image, repeats: int) -> dict:
             seconds.append(time.perf_counter() - start)
             if done.returncode:
                 reason = (done.stderr.strip().splitlines() or ["no reason"])[-1]
-                raise InputError(KILLED if done.returncode < 0 else reason)
+                raise files.InputError(KILLED if done.returncode < 0 else reason)
             peaks.append(float(done.stdout.splitlines()[-1]))
     return {"seconds": spread(seconds), "peak_mb": peaks[0]}
 

@@ -14,7 +14,6 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from timeit import Timer
-from typing import Any
 
 import torch
 
@@ -97,7 +96,7 @@ class Process(ProcessPoolExecutor):
     def __init__(self):
         super().__init__(1, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
 
-    def __call__(self, function: Callable, *arguments) -> Any:
+    def __call__(self, function: Callable, *arguments):
         """What a function of a module returns there; InputError, with the reason, when it fails."""
         try:
             return self.submit(function, *arguments).result()

@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from skimage import color, segmentation
 from torch import Tensor
 from torch.profiler import record_function
@@ -82,8 +81,8 @@ class OriginalStep:
         with record_function("perceptual"):
             of_photo, of_output, of_target = (self.perceptual(images) for images in (photo, output, target))
         size = of_output[0].numel()
-        terms["content"] = F.l1_loss(of_output, of_photo) / size
-        terms["structure"] = F.l1_loss(of_output, of_target) / size
+        terms["content"] = torch.nn.functional.l1_loss(of_output, of_photo) / size
+        terms["structure"] = torch.nn.functional.l1_loss(of_output, of_target) / size
         terms["total_variation"] = losses.total_variation(output) / output[0].numel()
         total = sum(PUBLISHED["original"][name] * value for name, value in terms.items())
         self.g_optimizer.zero_grad()

@@ -6,7 +6,6 @@ from functools import cache, partial
 import numpy as np
 import torch
 from scipy.stats import linregress
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..files import InputError
@@ -19,13 +18,9 @@ def axes(p: Profile) -> dict[str, tuple[int, ...]]:
     """Points to measure: all with five repeats or more, every second one with fewer, two small ones with one."""
     if p.bench_repeats == 1:
         return {"size": (32, 48), "batch": (2, 4), "segments": (30, 60)}
-    every = 1 if p.bench_repeats >= 5 else 2
-    points = {
-        "size": (64, 96, 128, 192, 256, 384, 512),
-        "batch": (1, 2, 4, 8, 16, 32, 64),
-        "segments": (50, 100, 200, 400, 800),
-    }
-    return {axis: values[::every] for axis, values in points.items()}
+    points = {"size": (64, 96, 128, 192, 256, 384, 512), "batch": (1, 2, 4, 8, 16, 32, 64)}
+    points["segments"] = (50, 100, 200, 400, 800)
+    return {axis: values[:: 1 if p.bench_repeats >= 5 else 2] for axis, values in points.items()}
 
 
 def growth(p: Profile, progress: Callable[[str], None] = print) -> list[dict]:
@@ -72,7 +67,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, repeats: int) -> dict[
     """Operations a second of a large matrix product and a 3 x 3 convolution 128 -> 128 (on a GPU maybe in TF32)."""
     side = 8192 if device.type == "cuda" else 1024
     a, b = torch.randn(2, side, side, device=device, dtype=dtype)
-    layer = nn.Conv2d(128, 128, 3, padding=1, bias=False, device=device, dtype=dtype)
+    layer = torch.nn.Conv2d(128, 128, 3, padding=1, bias=False, device=device, dtype=dtype)
     x = torch.randn(256 if device.type == "cuda" else 16, 128, 32, 32, device=device, dtype=dtype)
     layer, x = (value.to(memory_format=torch.channels_last) for value in (layer, x))
     calls = {"matrix product": partial(torch.matmul, a, b), "convolution 128 to 128": partial(layer, x)}

@@ -1,7 +1,6 @@
 """References of the superpixels, one image after the other in scikit-image and NumPy, and measures of quality."""
 
 import heapq
-import math
 
 import numpy as np
 from scipy import ndimage
@@ -31,8 +30,7 @@ def segment_felzenszwalb(image: np.ndarray, segments: int) -> np.ndarray:
     heap = []
 
     def propose(a: int, b: int) -> None:
-        distance = np.linalg.norm(sums[a][1:] / sums[a][0] - sums[b][1:] / sums[b][0])
-        heapq.heappush(heap, (float(distance), a, b))
+        heapq.heappush(heap, (float(np.linalg.norm(sums[a][1:] / sums[a][0] - sums[b][1:] / sums[b][0])), a, b))
 
     vertical, horizontal = np.stack([labels[1:], labels[:-1]]), np.stack([labels[:, 1:], labels[:, :-1]])
     pairs = np.concatenate([vertical.reshape(2, -1), horizontal.reshape(2, -1)], axis=1)
@@ -80,7 +78,7 @@ def boundary_recall(labels: np.ndarray, reference: np.ndarray, tolerance: int) -
     """
     found, wanted = (segmentation.find_boundaries(x, connectivity=1, mode="thick") for x in (labels, reference))
     near = ndimage.maximum_filter(found, size=2 * tolerance + 1)
-    return float(near[wanted].mean()) if wanted.any() else math.nan
+    return float(near[wanted].mean()) if wanted.any() else np.nan
 
 
 def undersegmentation_error(labels: np.ndarray, reference: np.ndarray) -> float:
@@ -101,4 +99,4 @@ def explained_variance(image: np.ndarray, labels: np.ndarray) -> float:
     """
     means = fill_segments(image, labels, adaptive=False)
     total = np.square(image - image.mean(axis=(0, 1))).sum()
-    return float(np.square(means - image.mean(axis=(0, 1))).sum() / total) if total else math.nan
+    return float(np.square(means - image.mean(axis=(0, 1))).sum() / total) if total else np.nan

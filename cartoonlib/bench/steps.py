@@ -11,7 +11,6 @@ from functools import partial
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 from torch.autograd import DeviceType
 from torch.profiler import profile, record_function
 
@@ -36,7 +35,7 @@ class Stepper:
     update: Callable  # takes a batch
     batches: Iterator[tuple]
 
-    def __call__(self) -> dict[str, Tensor]:
+    def __call__(self) -> dict[str, torch.Tensor]:
         return self.update(*next(self.batches))
 
 
@@ -131,7 +130,6 @@ def breakdown(step: Callable, device: torch.device, repeats: int) -> dict[str, d
     No label stands in another. On a GPU the time of its kernels. The backward pass stays in this thread, so that its
     kernels are known as its own.
     """
-    cuda = device.type == "cuda"
     rows = []
     for _ in range(repeats):
         with torch.autograd.set_multithreading_enabled(False), profile() as profiler, record_function("step"):
@@ -139,6 +137,6 @@ def breakdown(step: Callable, device: torch.device, repeats: int) -> dict[str, d
             now(device)
         labels = [e for e in profiler.key_averages() if e.is_user_annotation and e.device_type == DeviceType.CPU]
         labels = [label for label in labels if "#" not in label.key]  # those of torch's optimizers and loaders
-        row = {e.key: (e.device_time_total if cuda else e.cpu_time_total) / 1e6 for e in labels}
+        row = {e.key: (e.device_time_total if device.type == "cuda" else e.cpu_time_total) / 1e6 for e in labels}
         rows.append(row | {"other": 2 * row["step"] - sum(row.values())})
     return {name: spread(row[name] for row in rows) for name in sorted(rows[0], key=lambda name: -rows[0][name])}
