@@ -15,6 +15,7 @@ with contextlib.suppress(ImportError):  # a package of the group `photos`
 
     pillow_heif.register_heif_opener()  # HEIC, what phones write
 
+Picture = tuple[np.ndarray, np.ndarray | None]  # RGB, and alpha where there is some, see read_picture
 SMALLEST = 16  # px, side of a photo
 LARGEST = 400_000_000  # px in all: more is taken for a trap, a small file that says that it is huge
 FORMATS = {
@@ -33,17 +34,14 @@ def suffixes() -> set[str]:
     return {suffix for suffix, name in (FORMATS | ONLY_READ).items() if name in Image.OPEN}
 
 
-def read_picture(
-    path: Path | io.BytesIO, smallest: int = SMALLEST, notes: list[str] | None = None
-) -> tuple[np.ndarray, np.ndarray | None]:
+def read_picture(path: Path | io.BytesIO, smallest: int = SMALLEST, notes: list[str] | None = None) -> Picture:
     """A picture file as sRGB, uint8 (H, W, 3), turned as its EXIF says; and its alpha, uint8 (H, W), or None.
 
     Grey, palette, CMYK and 16 bit become RGB of 8 bit, colours of an embedded ICC profile, or of a PNG that names its
     gamma, those of sRGB. smallest: px, of the shorter side. notes: gets a sentence when only the first of several
     frames is taken. InputError says what is wrong with a file.
     """
-    Image.init()
-    names = [name for name in {*FORMATS.values(), *ONLY_READ.values()} if name in Image.OPEN]
+    names = list({(FORMATS | ONLY_READ)[suffix] for suffix in suffixes()})
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # Pillow's own is less than some telephones take
     try:
         with warnings.catch_warnings():
@@ -72,7 +70,7 @@ def read_picture(
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def as_rgb(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+def as_rgb(image: Image.Image) -> Picture:
     """An image of Pillow's, of any mode, as read_picture gives it."""
     try:
         turned, alpha = ImageOps.exif_transpose(image), None

@@ -37,12 +37,10 @@ def run(options: argparse.Namespace, problems: list[str]) -> None:
     if len(missing) < len(pairs):
         drawn = len(pairs) - len(missing)
         print(f"{drawn} of {len(pairs)} are there already and are kept; --overwrite makes them anew")
-    line = "{l_bar}{bar}| {n:.1f}/{total} [{elapsed}]"
-    with tqdm(total=len(missing), disable=not missing, bar_format=line) as bar:
+    with tqdm(total=len(missing), disable=not missing, bar_format="{l_bar}{bar}| {n:.1f}/{total} [{elapsed}]") as bar:
         for number, (path, target) in enumerate(missing, start=1):
-            draw = _draw_film if path.suffix.lower() in VIDEOS else _draw_photo
             try:
-                for note in draw(path, target, cartoonizer, bar):
+                for note in _draw(path, target, cartoonizer, bar):
                     bar.write(f"{path}: {note}", file=sys.stderr)
             except Exception as error:  # one file never stops the rest
                 problems.append(f"{path}: {reason(error)}")
@@ -82,17 +80,15 @@ def reason(error: Exception) -> str:
     return repr(error)
 
 
-def _draw_photo(path: Path, target: Path, cartoonizer: Cartoonizer, bar: tqdm) -> list[str]:
+def _draw(path: Path, target: Path, cartoonizer: Cartoonizer, bar: tqdm) -> list[str]:
+    if path.suffix.lower() in VIDEOS:
+        from . import video  # and PyAV, which no photo needs
+
+        if cartoonizer.faces:
+            raise InputError("--faces is for photos: faces found anew in each frame would flicker")
+        return video.convert(path, target, cartoonizer.for_film(video.first_frames(path)), bar.update)
     notes: list[str] = []
     photo, alpha = read_picture(path, notes=notes)
     cartoon, found = cartoonizer.draw(photo, bar.update)
     formats.write(target if alpha is None else formats.with_alpha(target), cartoon, alpha)
     return notes + found
-
-
-def _draw_film(path: Path, target: Path, cartoonizer: Cartoonizer, bar: tqdm) -> list[str]:
-    from . import video  # and PyAV, which no photo needs
-
-    if cartoonizer.faces:
-        raise InputError("--faces is for photos: faces found anew in each frame would flicker")
-    return video.convert(path, target, cartoonizer.for_film(video.first_frames(path)), bar.update)

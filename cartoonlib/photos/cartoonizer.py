@@ -37,8 +37,7 @@ class Cartoonizer:
     def __post_init__(self) -> None:
         for name, (low, high) in RANGES.items():
             value = getattr(self, name)
-            right = isinstance(value, (int, float)) and low <= value <= high
-            if not right and (name, value) != ("scale", None):
+            if not (isinstance(value, (int, float)) and low <= value <= high) and (name, value) != ("scale", None):
                 raise InputError(f"{name} is {value!r}: give a number from {low:g} to {high:g}.")
         if not callable(self.generator):
             self.generator = shipped.load(str(self.generator))

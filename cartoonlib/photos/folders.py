@@ -42,9 +42,7 @@ def find(given: list[str], output: Path, style: str, overwrite: bool) -> tuple[l
 
 def _photos(given: list[str], output: Path) -> tuple[dict[str, tuple[Path, Path]], set[str], list[str], list[str]]:
     """Every file once, by its real path, with the folder for its cartoon; which were in folders; problems; notes."""
-    places: dict[str, tuple[Path, Path]] = {}
-    in_folders: set[str] = set()
-    problems, notes = [], []
+    places, in_folders, problems, notes = {}, set(), [], []
     readable = suffixes() | VIDEOS
     for name in given:
         path = Path(os.path.expanduser(name))

@@ -24,8 +24,7 @@ def suffix_of_cartoon(file: Path) -> str:
 
 def with_alpha(path: Path) -> Path:
     """Where a picture with alpha goes whose own format cannot hold it: beside its place, as a PNG."""
-    name = FORMATS[path.suffix.lower()]
-    return path.with_name(f"{path.name}.png") if name in ("JPEG", "BMP") else path
+    return path.with_name(f"{path.name}.png") if FORMATS[path.suffix.lower()] in ("JPEG", "BMP") else path
 
 
 def write(path: Path, picture: np.ndarray, alpha: np.ndarray | None = None) -> None:

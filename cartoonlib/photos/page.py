@@ -10,8 +10,7 @@ from PIL import Image
 
 from ..files import InputError
 from ..media.pictures import read_picture
-from . import formats
-from .cartoonizer import Cartoonizer
+from . import Cartoonizer, formats
 
 SHOWN_SIDE = 1200  # px, the longer side at most of what the page shows
 NAME = 150  # bytes of a photo's name at most that its cartoons are called after; a disk takes some 255 in all

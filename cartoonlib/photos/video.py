@@ -14,8 +14,7 @@ import numpy as np
 from av.video.reformatter import ColorRange
 
 from ..files import InputError
-from ..media import films
-from ..media.pictures import SMALLEST
+from ..media import films, pictures
 from .steady import Steady
 
 ENCODER = {"crf": "17", "preset": "fast"}
@@ -120,8 +119,8 @@ class _Copy:
 
     def _start(self, height: int, width: int, matrix: int, pixel_shape: Fraction) -> None:
         """Add the encoder of a film of that size, and the tracks that are kept."""
-        if min(height, width) < SMALLEST:
-            raise InputError(f"it is {width} x {height} px, and {SMALLEST} each way are needed")
+        if min(height, width) < pictures.SMALLEST:
+            raise InputError(f"it is {width} x {height} px, and {pictures.SMALLEST} each way are needed")
         self.encoder = self.output.add_stream("libx264", rate=self.rate, options=ENCODER)
         self.encoder.width, self.encoder.height = width, height
         self.encoder.pix_fmt = "yuv420p" if width % 2 == height % 2 == 0 else "yuv444p"
