@@ -215,8 +215,9 @@ class Evaluator:
 
 
 def rows(
-    estimates: dict[str, Estimate], networks: dict, run: Run | None, style: str, variant: str, group: str, seed: int
-) -> list[dict]:
+    estimates: dict[str, Estimate], networks: dict[str, str], run: Run | None, style: str, variant: str, group: str,
+    seed: int,
+) -> list[dict]:  # fmt: skip
     """Estimates of one set of pictures, by metric, as rows of metrics.json: a row a metric, each saying all of itself.
 
     networks: metric -> the one of its features, "-" for others.  run: what drew the pictures, None for photos.
