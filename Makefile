@@ -71,7 +71,7 @@ outputs: .venv/ready ## renew the kept outputs of the notebooks' checked cells (
 	@$(BIN)/nbstripout --keep-id --keep-count $(NOTEBOOKS)
 
 lock: ## renew requirements.lock and environment.yml from pyproject.toml (needs uv)
-	uv pip compile pyproject.toml --all-extras --universal --generate-hashes --no-header --no-emit-index-url \
+	uv pip compile pyproject.toml --extra development --universal --generate-hashes --no-header --no-emit-index-url \
 		--override overrides.txt -o requirements.lock
 	$(PYTHON) tests/test_environment.py > environment.yml
 

@@ -50,18 +50,19 @@ def run(options: argparse.Namespace, problems: list[str]) -> None:
 
 
 def _export(generator, options: argparse.Namespace) -> None:
-    """Write the generator as ONNX."""
+    """Write the generator for other runtimes, by the suffix of the file."""
     target = Path(os.path.expanduser(options.export))
     if not isinstance(generator, Generator):
         raise InputError(f"{options.style} is exported already: give a style or a .safetensors file.")
-    if target.suffix != ".onnx":
-        raise InputError(f"{target} does not end in .onnx: say where the model goes, as in --export comic.onnx.")
+    if target.suffix not in (".onnx", ".tflite"):
+        raise InputError(f"{target} does not end in .onnx or .tflite: say where the model goes, as in comic.onnx.")
     if target.exists() and not options.overwrite:
         raise InputError(f"{target} is there already: name another file, or add --overwrite.")
-    from .onnx import CHECKED, export_onnx
-
-    difference = export_onnx(generator, target)
-    print(f"{options.export}: differs from PyTorch by {difference:.1g} at most, on noise of {len(CHECKED)} sizes")
+    if target.suffix == ".tflite":
+        from .tflite import export_tflite as export
+    else:
+        from .onnx import export_onnx as export
+    print(f"{options.export}: differs from PyTorch by {export(generator, target):.1g} at most, on noise")
 
 
 def _is_drawn(target: Path) -> bool:

@@ -73,7 +73,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     room = "for the work on a photo, beside the program's own (default: 600)"
     add("--memory", type=int, default=600, metavar="MB", help=room)
     add("--overwrite", action="store_true", help="make cartoons anew that are there already")
-    add("--export", metavar="FILE.onnx", help="write the generator for other runtimes, and check it")
+    add("--export", metavar="FILE", help="write the generator for other runtimes, .onnx or .tflite, and check it")
     add("--runtime", choices=("torch", "onnx"), default="torch", help="default: torch")
     options = parser.parse_args(arguments)
     if not options.photos and not options.export:

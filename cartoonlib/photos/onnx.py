@@ -80,6 +80,11 @@ def export_onnx(generator: Generator, path: Path) -> float:
     for batch, height, width in CHECKED:
         photo = torch.from_numpy(random.uniform(-1, 1, (batch, 3, height, width)).astype(np.float32))
         differences += [other(photo) - generator(photo), other.unfiltered(photo) - generator.unfiltered(photo)]
+    return write_checked(path, content, differences)
+
+
+def write_checked(path: Path, content: bytes, differences: list[Tensor]) -> float:
+    """Write a model unless it differs from PyTorch by more than TOLERANCE; the largest difference comes back."""
     largest = torch.cat([difference.flatten() for difference in differences]).abs().max().item()  # NaN when one is
     if not largest < TOLERANCE:
         raise InputError(f"The exported model differs from PyTorch by {largest:.2g}, so it was not written.")

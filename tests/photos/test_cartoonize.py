@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import types
 import zlib
 from datetime import datetime
 from fractions import Fraction
@@ -30,7 +31,7 @@ from cartoonlib.media import pictures
 from cartoonlib.media.faces import Face, detect_faces
 from cartoonlib.media.pictures import read_picture
 from cartoonlib.networks import Generator
-from cartoonlib.photos import Cartoonizer, adjust, cartoonizer, cli, draw, formats, onnx, page, shipped, video
+from cartoonlib.photos import Cartoonizer, adjust, cartoonizer, cli, draw, formats, onnx, page, shipped, tflite, video
 from cartoonlib.photos.draw import _spans, _tile, cartoonize, usual_scale, view_size
 from cartoonlib.photos.onnx import OnnxGenerator, export_onnx, to_onnx
 from cartoonlib.photos.steady import Steady
@@ -1191,3 +1192,51 @@ def test_an_export_that_differs_is_not_written(name, wrong, generator, exported,
     (tmp_path / "text.onnx").write_text("no model", encoding="utf-8")
     with pytest.raises(InputError, match="is no generator of this project"):
         shipped.load(str(tmp_path / "text.onnx"))
+
+
+class FakeTflite:
+    """What litert-torch makes of a network, by PyTorch, with all values moved by `shift`."""
+
+    def __init__(self, network, shift: float):
+        self.network, self.shift = network, shift
+
+    def __call__(self, photo: np.ndarray) -> dict[str, np.ndarray]:
+        return {"cartoon": self.network(torch.from_numpy(photo))["cartoon"].numpy() + self.shift}
+
+    def model_content(self) -> bytes:
+        return b"a model"
+
+
+def test_the_suffix_chooses_tflite_which_is_checked_as_well(plain, tmp_path, monkeypatch, capsys):
+    model, shift = tmp_path / "plain.tflite", 0.0
+    package = types.SimpleNamespace(convert=lambda network, sample_kwargs: FakeTflite(network, shift))
+    monkeypatch.setitem(sys.modules, "litert_torch", package)
+    monkeypatch.setattr(tflite, "SIDE", 32)
+    for shift in (0.1, float("nan")):
+        said = command("--style", "plain", "--export", model)
+        assert "differs from PyTorch by" in said and "so it was not written" in said and not model.exists()
+    shift = 1e-5
+    assert command("--style", "plain", "--export", model) == 0 and model.read_bytes() == b"a model"
+    assert "plain.tflite: differs from PyTorch by 1e-05 at most" in capsys.readouterr().out
+    assert "is there already" in command("--style", "plain", "--export", model)
+
+
+def test_without_litert_torch_an_export_says_what_to_install(plain, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "litert_torch", None)  # as if it were not installed
+    said = command("--style", "plain", "--export", tmp_path / "plain.tflite")
+    assert "TFLite needs litert-torch" in said and 'pip install ".[photos,tflite]"' in said
+    assert not (tmp_path / "plain.tflite").exists()
+
+
+@pytest.mark.parametrize("radius", [0, 1])
+def test_litert_draws_what_pytorch_draws(radius, generator, photo, tmp_path, monkeypatch):
+    pytest.importorskip("litert_torch", reason="needs the group tflite")
+    from ai_edge_litert.interpreter import Interpreter
+
+    monkeypatch.setattr(tflite, "SIDE", 64)
+    network = copy.deepcopy(generator)
+    network.filter_radius = radius
+    assert tflite.export_tflite(network, tmp_path / "a.tflite") < 1e-4
+    image = torch.from_numpy(photo[None, :64, :64].astype(np.float32) / 127.5 - 1)
+    drawn = Interpreter(str(tmp_path / "a.tflite")).get_signature_runner()(photo=image.numpy())["cartoon"]
+    assert abs(drawn - network(image.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()).max() < 1e-4
