@@ -15,7 +15,7 @@ from .superpixels import smooth
 FINE = 0.9  # px: width of the lines on eyes and mouth
 # Of a line's darkness over the brightness around it: where ink begins, how much more of it is full ink; what is kept.
 FAINT, FULL, DARKEST = 0.013, 0.036, 0.128
-BROWN = (0.8, 0.2, -0.8)  # red, green and blue of a warm shadow over a neutral one
+BROWN = (0.8, 0.2, -0.8)  # red, green and blue of a warm shadow over a neutral one, which is a little darker
 
 
 @torch.no_grad()
@@ -28,16 +28,17 @@ def drawn(structure: Tensor, look: Look) -> Tensor:
     """
     flat, features = structure[:, :3], structure[:, 3:4] / 2 + 0.5
     if look.flow:
-        lines, face = _inked((structure[:, 4:5] / 2 + 0.5) * DARKEST), structure[:, 5:] / 2 + 0.5
+        lines, face = _inked((structure[:, 4:5] / 2 + 0.5) * DARKEST), structure[:, 5:6] / 2 + 0.5
     else:
         lines = features * _inked(_lines(flat, FINE)) + (1 - features) * _inked(_lines(flat, look.width))
         face = torch.zeros_like(features)
     light = (luma(flat) / 2 + 0.5).clamp(1e-3, 1)
     flat = (flat + 1) * (1 + 4 * look.lift * light * (1 - light)) - 1  # middle tones alone, so that blacks stay
     grey = luma(flat)
-    flat = grey + (1 + (1 - 0.4 * face) * (look.vivid - 1)) * (flat - grey)  # skin in full turns orange
+    flat = grey + (look.vivid - 0.4 * max(0.0, look.vivid - 1) * face) * (flat - grey)  # skin in full turns orange
     shadow = (1 - (luma(flat) / 2 + 0.5).clamp(0, 1)) ** 2 * (1 - 0.5 * face)
-    flat = flat + 2 * shadow * (look.shade + look.warmth * flat.new_tensor(BROWN).view(3, 1, 1))
+    tint = [2 * (look.shade + look.warmth * part) for part in BROWN]  # no tensor, which would be copied to the device
+    flat = torch.cat([colour + part * shadow for colour, part in zip(flat.split(1, dim=1), tint)], dim=1)
     coloured = look.coloured + face * (1 - features) * max(0.0, 0.5 - look.coloured)  # black ages a face
     deep = coloured * (flat / 2 + 0.5).clamp(0, 1) ** 2.2 * 2 - 1
     return (flat + look.ink * lines * (deep - flat)).clamp(-1, 1)

@@ -15,7 +15,7 @@ from .files import InputError
 Names = Annotated[tuple[str, ...], Field(strict=False), MinLen(1), "a list with one name or more"]  # YAML has lists
 Count, CountOrNone = Annotated[int, Ge(1), "1 or more"], Annotated[int, Ge(0), "0 or more"]
 Weight, Positive = Annotated[float, Ge(0), "0 or more"], Annotated[float, Gt(0), "more than 0"]
-Share, Signed = Annotated[float, Ge(0), Le(1), "from 0 to 1"], Annotated[float, Ge(-1), Le(1), "from -1 to 1"]
+Share, Shift = Annotated[float, Ge(0), Le(1), "from 0 to 1"], Annotated[float, Ge(-0.5), Le(0.5), "from -0.5 to 0.5"]
 
 
 class _Settings(BaseModel):
@@ -46,9 +46,9 @@ class Look(_Settings):
     width: Positive = 0.9  # of contours, px
     flow: Weight = 4.0  # px along which contours are gathered, so that they run on (dataset/lines.py); 0: not at all
     ink: Share = 0.95  # how dark they are
-    coloured: Share = 0.0  # how much of a deeper tone of the colour beside them they are; 0: black
-    shade: Signed = 0.0  # light that shadows gain, blacks most; below 0: that they lose
-    warmth: Signed = 0.0  # how far shadows lean to brown; below 0: to blue
+    coloured: Share = 0.0  # how much of a deeper tone of the colour beside them they are; 0: black. 0.5 or more in faces
+    shade: Shift = 0.0  # light that shadows gain, blacks most; below 0: that they lose
+    warmth: Shift = 0.0  # how far shadows lean to brown; below 0: to blue
 
 
 TABLES = {"weights": Weights, "look": Look}  # of a profile
@@ -124,12 +124,11 @@ class Profile(_Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Profile":
-        # Each of several processes takes its part of a batch, and every n-th image of that.
-        parts = self.processes * self.perceptual_every if self.processes > 1 else 1
-        for name in ("batch", "start_batch"):
-            if getattr(self, name) % parts:
-                wanted = f"divisible by {parts} (`processes` times `perceptual_every`)"
-                raise InputError(f"The setting `{name}` must be {wanted}.")
+        parts = self.processes * self.perceptual_every  # each takes its part of the batch, and every n-th image of that
+        if self.processes > 1 and self.batch % parts:
+            raise InputError(f"The setting `batch` must be divisible by {parts} (`processes` times `perceptual_every`).")
+        if self.start_batch % self.processes:
+            raise InputError(f"The setting `start_batch` must be divisible by {self.processes} (`processes`).")
         for style, settings in self.style_settings.items():
             if not (isinstance(style, str) and isinstance(settings, dict) and set(settings) <= set(OF_A_STYLE)):
                 wanted = f"settings out of {', '.join(OF_A_STYLE)}, with their values"

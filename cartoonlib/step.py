@@ -81,7 +81,7 @@ class StartStep(PretrainStep):
     """The anchor alone, between G(photo) and the photo drawn in the look of a style. Not in the paper.
 
     Goes on from `start`, the state dict of the pretrained generator; `result` is the averaged generator. Calling it
-    with photos and their structures, (B, 4, S, S) in [-1, 1] (see looks.drawn), makes one update.
+    with photos and their structures, (B, 4 or 6, S, S) in [-1, 1] (see looks.drawn), makes one update.
     """
 
     def __init__(self, profile: Profile, accelerator: "Accelerator", start: dict):

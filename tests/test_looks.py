@@ -132,7 +132,8 @@ def test_a_face_is_less_vivid_than_what_is_around_it():
         return (found - luma(found)).abs().mean()
 
     assert chroma(1.5, 1.0) == pytest.approx(chroma(1.3, 0.0).item(), rel=1e-4)
-    assert chroma(1.0, 1.0) == pytest.approx(chroma(1.0, 0.0).item(), rel=1e-4)
+    for vivid in (0.6, 1.0):  # a face that is pale already is as it would be elsewhere
+        assert chroma(vivid, 1.0) == pytest.approx(chroma(vivid, 0.0).item(), rel=1e-4)
 
 
 def test_shadows_have_the_light_and_the_warmth_of_the_look():

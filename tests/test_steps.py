@@ -78,7 +78,7 @@ def fake_step(request):
         photo = torch.empty(2, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
         batch = photo, torch.empty_like(photo), torch.empty(1, 3, 1, 1, device=device)
         if request.param == "after a start":
-            batch += (torch.empty(2, 5, 32, 32, device=device).contiguous(memory_format=torch.channels_last),)
+            batch += (torch.empty(2, 6, 32, 32, device=device).contiguous(memory_format=torch.channels_last),)
         return step, batch
 
     yield move_to

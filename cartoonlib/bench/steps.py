@@ -56,6 +56,7 @@ def pretraining(p: Profile, faces: ImageSet) -> Stepper:
 
 def starting(p: Profile, faces: ImageSet) -> Stepper:
     """A step of the structure start."""
+    p = training.of_start(p)
     accelerator = training.make_accelerator(p)
     batches = training.photo_batches(p, faces, accelerator), training.structure_batches(p, faces, accelerator, print)
     update = StartStep(p, accelerator, build_generator(p).state_dict())

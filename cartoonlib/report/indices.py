@@ -26,6 +26,7 @@ def lab(images: np.ndarray) -> Tensor:
 
 
 def box(pictures: Tensor | np.ndarray, edges: tuple[int, ...]) -> Tensor | np.ndarray:
+    """What lies within edges, top, bottom, left and right in 128ths of the side, of (..., S, S)."""
     top, bottom, left, right = (round(edge * pictures.shape[-1] / 128) for edge in edges)
     return pictures[..., top:bottom, left:right]
 

@@ -45,6 +45,11 @@ class Stage(abc.ABC):
         """Whether this process writes and tells: of several, the first."""
         return self.accelerator.is_main_process
 
+    @property
+    def batch_setting(self) -> str:
+        """The setting that its batch has its size from."""
+        return "batch"
+
     def tell(self, step: int, event: str, halved: tuple[str, ...] = ()) -> None:
         """Say what happened to the run, and keep it for the notebook."""
         if self.writes:
@@ -73,9 +78,9 @@ class Stage(abc.ABC):
                     if not guards.is_out_of_memory(error):
                         raise
                     break  # the search for a batch that fits begins when nothing holds this step's memory any more
-            fits, batch = self._batch_that_fits(), self.profile.batch
-            advice = f"`batch: {fits}` fits: set that" if fits else "set a smaller `batch` or `size`"
-            raise InputError(f"{self.title}: memory ran out with `batch: {batch}`; {advice} in the profile.")
+            fits, batch, name = self._batch_that_fits(), self.profile.batch, self.batch_setting
+            advice = f"`{name}: {fits}` fits: set that" if fits else f"set a smaller `{name}` or `size`"
+            raise InputError(f"{self.title}: memory ran out with `{name}: {batch}`; {advice} in the profile.")
 
     def _back_off(self, problem: guards.Diverged, before: int) -> None:
         """Delete the checkpoints since all was well, and note that the rates that seem too high are halved from now on.

@@ -49,8 +49,12 @@ def start(profile: Profile, runs: Path, faces: ImageSet, progress: Callable[[str
     if not profile.start_steps:
         return pretrain(profile, runs, faces, progress)
     begun = pretrain(profile, runs, faces, progress).generator().state_dict()
-    profile = profile.replace(batch=profile.start_batch or profile.batch)
-    return _Start(profile, folder, "structure start", progress, make_accelerator(profile), faces, begun).run()
+    return _Start(of_start(profile), folder, "structure start", progress, make_accelerator(profile), faces, begun).run()
+
+
+def of_start(profile: Profile) -> Profile:
+    """What the structure start is trained with: a batch of its own, and no losses that look at every n-th image."""
+    return profile.replace(batch=profile.start_batch or profile.batch, perceptual_every=1)
 
 
 def train(
@@ -90,6 +94,10 @@ class _Pretraining(Stage):
 class _Start(Stage):
     faces: ImageSet
     start: dict  # the pretrained generator's state
+
+    @property
+    def batch_setting(self) -> str:
+        return "start_batch" if self.profile.start_batch else "batch"
 
     def train(self, profile: Profile) -> Run:
         update = StartStep(profile, self.accelerator, self.start)

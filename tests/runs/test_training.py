@@ -262,7 +262,7 @@ def test_batches_have_structures_after_a_start_alone(face_set, cartoon_set):
         assert [tuple(x.shape) for x in batch[:3]] == [(2, 3, 32, 32)] * 2 + [(1, 3, 1, 1)]
         assert len(batch) == (4 if start_steps else 3)
     photo, structure = batch[0], batch[3]
-    assert structure.shape == (2, 5, 32, 32)
+    assert structure.shape == (2, 6, 32, 32)
     for one, flat in zip(photo, structure[:, :3]):  # cut, turned and lit alike
         assert np.corrcoef(one.flatten(), flat.flatten())[0, 1] > 0.9
 
