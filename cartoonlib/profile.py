@@ -46,7 +46,7 @@ class Look(_Settings):
     width: Positive = 0.9  # of contours, px
     flow: Weight = 4.0  # px along which contours are gathered, so that they run on (dataset/lines.py); 0: not at all
     ink: Share = 0.95  # how dark they are
-    coloured: Share = 0.0  # how much of a deeper tone of the colour beside them they are; 0: black. 0.5 or more in faces
+    coloured: Share = 0.0  # how far a deeper tone of the colour beside them; 0: black. In faces 0.5 or more
     shade: Shift = 0.0  # light that shadows gain, blacks most; below 0: that they lose
     warmth: Shift = 0.0  # how far shadows lean to brown; below 0: to blue
 
@@ -126,7 +126,7 @@ class Profile(_Settings):
     def _fits_together(self) -> "Profile":
         parts = self.processes * self.perceptual_every  # each takes its part of the batch, and every n-th image of that
         if self.processes > 1 and self.batch % parts:
-            raise InputError(f"The setting `batch` must be divisible by {parts} (`processes` times `perceptual_every`).")
+            raise InputError(f"The setting `batch` must be divisible by {parts}, `processes` times `perceptual_every`.")
         if self.start_batch % self.processes:
             raise InputError(f"The setting `start_batch` must be divisible by {self.processes} (`processes`).")
         for style, settings in self.style_settings.items():

@@ -217,9 +217,9 @@ def test_without_features_the_texture_discriminator_sees_the_image_alone(one_ste
 
 @pytest.fixture(scope="module")
 def pair(faces_tensor):
-    """Two photos of 32 px, and themselves with a mask and a line as their structures, both in channels_last."""
+    """Two photos of 32 px, and themselves with masks and a line as their structures, both in channels_last."""
     photo = nn.functional.interpolate(faces_tensor, 32, mode="area")
-    structure = torch.cat([photo, torch.full((2, 2, 32, 32), -1.0)], dim=1)
+    structure = torch.cat([photo, torch.full((2, 3, 32, 32), -1.0)], dim=1)
     structure[:, 3, 12:18, 8:24] = 1
     structure[:, 4, :, 26:28] = 1
     return tuple(x.contiguous(memory_format=torch.channels_last) for x in (photo, structure))

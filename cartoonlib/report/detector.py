@@ -16,10 +16,8 @@ from ..landmarks import Square, _Frozen
 PACKAGE = "@vladmandic/face-api"
 FACEAPI_SQUARE = Square(0.5, 0.66, 0.82)
 PERSON_SQUARE = Square(0.5, 0.61, 0.70)  # what face-api.js cuts out for it, with the eyes and mouth of aligned faces
-PERSON_BLOCKS = (
-    "conv32_1 conv32_2 conv32_3 conv64_down conv64_1 conv64_2 conv64_3 conv128_down conv128_1 conv128_2 "
-    "conv256_down conv256_1 conv256_2 conv256_down_out"
-)
+PERSON_BLOCKS = """conv32_1 conv32_2 conv32_3 conv64_down conv64_1 conv64_2 conv64_3
+conv128_down conv128_1 conv128_2 conv256_down conv256_1 conv256_2 conv256_down_out"""
 PERSON_STAGES = (2, 6, 9)  # conv32_3, conv64_3, conv128_2
 FACEAPI_MEAN = (122.782, 117.001, 104.298)  # RGB of the training images of both
 

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import jinja2
 
-from .. import files
-from ..networks import Generator, count_parameters
+from .. import files, networks
 from ..profile import Profile
 from ..runs.profiles import load_profile
 from . import tables
@@ -87,8 +86,7 @@ def page(root: Path, path: str) -> str:
     names = {"template": f"cartoonlib/report/templates/{template}"}
     names["commands"] = results.read("bench/commands.json")["commands"]
     if folder not in FILES:  # README.md and the page of the benchmarks
-        names["bench"] = results.read("bench/cpu.json")
-        names["soak"] = results.read("soak.json")["soak"]
+        names |= {"bench": results.read("bench/cpu.json"), "soak": results.read("soak.json")["soak"]}
     if folder != "bench":
         names |= of_a_profile(results, folder or PUBLISHED)
     return rendered(template, names | {"sources": results.hashes})
@@ -102,7 +100,7 @@ def of_a_profile(results: Results, profile: str) -> dict:
     # `ablations` is what findings.json says of where its rows were made.
     return {name: part for name, part in parts.items() if name not in ("metrics", "findings")} | parts["findings"] | {
         "environment": results.read(f"{profile}/metrics.json")["environment"],
-        "parameters": count_parameters(Generator()),
+        "parameters": networks.count_parameters(networks.Generator()),
         "rows": rows,
         "styles": {  # the metrics of the full method, those of the groups beside it, as photo and cartoons, and its run
             style: of_styles[style]["style"] | of_styles[style] | {"run": run} for style, run in parts["train"].items()

@@ -26,12 +26,11 @@ def checks(root: Path = files.ROOT) -> Iterator[tuple[str, list[str]]]:
     every |= {f"origin of results/{name}": partial(_origin, root, name) for name in WITH_ORIGIN}
     for what, check in every.items():
         try:
-            wrong = check()
+            yield what, check()
         except files.InputError as error:
-            wrong = [str(error)]
+            yield what, [str(error)]
         except KeyError as error:
-            wrong = [f"the results lack {error}"]
-        yield what, wrong
+            yield what, [f"the results lack {error}"]
 
 
 def _page(root: Path, path: str, wanted: str | None = None) -> list[str]:

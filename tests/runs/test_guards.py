@@ -21,7 +21,7 @@ from cartoonlib.runs.guards import TrainingStopped
 from cartoonlib.runs.loop import Loop
 from cartoonlib.runs.store import Run
 from cartoonlib.runs.training import pretrain, start, train
-from cartoonlib.step import TrainStep
+from cartoonlib.step import StartStep, TrainStep
 
 OFTEN = TINY.replace(pretrain_steps=2, checkpoint_every=2)
 
@@ -311,6 +311,18 @@ def test_when_memory_runs_out_the_batch_that_fits_is_named(error, limit, advice,
     monkeypatch.setattr(TrainStep, "__call__", small)
     with pytest.raises(InputError, match=f"drawn, full method: memory ran out with `batch: 8`; {advice} in the prof"):
         run(profile)
+
+
+def test_when_memory_runs_out_in_a_start_with_a_batch_of_its_own_that_is_named(tmp_path, monkeypatch, face_set):
+    def small(self, photo, structure):
+        if len(photo) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return {"anchor": torch.tensor(1.0)}
+
+    monkeypatch.setattr(StartStep, "__call__", small)
+    message = "structure start: memory ran out with `start_batch: 4`; `start_batch: 1` fits: set that"
+    with pytest.raises(InputError, match=message):
+        start(OFTEN.replace(start_steps=2, start_batch=4), tmp_path, face_set, silent)
 
 
 def test_other_errors_are_not_taken_for_memory(run, monkeypatch):

@@ -24,7 +24,7 @@ from cartoonlib.runs.guards import TrainingStopped
 from cartoonlib.runs.loop import Loop
 from cartoonlib.runs.store import Run
 from cartoonlib.runs.training import TrainBatches, make_accelerator, pretrain, start, train
-from cartoonlib.step import build_generator
+from cartoonlib.step import PretrainStep, StartStep, TrainStep, build_generator
 
 STARTED = TINY.replace(start_steps=5, start_rate=1e-4)
 
@@ -123,7 +123,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(precision, finished, tmp_path, mo
             again()
     (killed,) = tmp_path.glob("[!.]*")
     assert list(killed.glob("checkpoint-*")) and not (killed / "summary.json").exists()
-    for ends, channels, first in ((4, 5, [3, 4, 5]), (7, 3, [3, 3, 4, 4])):  # of the start: photos and structures
+    for ends, channels, first in ((4, 6, [3, 4, 5]), (7, 3, [3, 3, 4, 4])):  # of the start: photos and structures
         with monkeypatch.context() as patch:
             count_steps(patch, steps_done := [])
             break_at(patch, ends, channels)
@@ -215,6 +215,20 @@ def test_a_start_is_shared_by_rows_of_one_look(tmp_path, monkeypatch, face_set):
     changes += [{"output_radius": 1}, {"seed": 1}, {"pretrain_steps": 5}, {"start_batch": 2}]
     assert len({name(), *(name(**change) for change in changes)}) == 1 + len(changes)
     assert name(start_steps=0) == pretrain(STARTED, tmp_path, face_set, silent)
+
+
+@pytest.mark.parametrize("own, sizes", [(1, [2, 1, 2]), (0, [2, 2, 2])])
+def test_the_start_alone_has_a_batch_of_its_own(own, sizes, tmp_path, monkeypatch, face_set, cartoon_set):
+    seen = {}
+    for kind in (PretrainStep, StartStep, TrainStep):
+
+        def noted(self, photo, *others, kind=kind, call=kind.__call__):
+            seen.setdefault(kind, set()).add(len(photo))
+            return call(self, photo, *others)
+
+        monkeypatch.setattr(kind, "__call__", noted)
+    train(STARTED.replace(start_batch=own), tmp_path, face_set, cartoon_set, "drawn", progress=silent)
+    assert [seen[kind] for kind in (PretrainStep, StartStep, TrainStep)] == [{size} for size in sizes]
 
 
 def test_no_steps_of_the_start_give_the_pretraining(tmp_path, face_set):
