@@ -105,7 +105,7 @@ def test_a_published_generator_draws_what_the_run_does_and_has_a_card(
     card = path.with_suffix(".md").read_text(encoding="utf-8")
     assert hashlib.sha256(path.read_bytes()).hexdigest() in card and "public domain" in card and "8 of training" in card
     assert "| texture 3.5, surface 0.25 |" in card
-    assert "7 of the structure start" in card and "coloured 0: what the structure start taught, set by hand" in card
+    assert "7 of the structure start" in card and "warmth 0: what the structure start taught, set by hand" in card
 
 
 def measurement(variant, group, metric, value):
